@@ -1,0 +1,136 @@
+"""What train and eval share: Lightning without its noise, loggers, callbacks, the trainer, checkpoint files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from maskcap.config import CheckedConfig
+from maskcap.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import lightning
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+# Lightning's hints that do not apply here; every other warning stays.
+_NOISE = (
+    r".*does not have many workers.*",  # the configuration decides; the demo decodes faster in the main process
+    r".*`srun` command is available on your system.*",
+    r".*exists and is not empty.*",  # a run folder that a resumed run continues, or that holds train.log
+    r".*Experiment logs directory.*",
+    r".*is smaller than the logging interval.*",
+    r".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs no ModelCheckpoint
+    r".*The dirpath has changed from.*",  # a resumed run has its own folder
+    r".*treespec, LeafSpec.*",  # torch's deprecation, of Lightning's own code
+)
+_TALKERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.pytorch.accelerators.cuda",
+    "lightning.fabric.utilities.seed",
+    "lightning.fabric.utilities.distributed",
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Lightning's tips and hardware lines are left out, its warnings stay (but for those listed above)."""
+    levels = {name: logging.getLogger(name).level for name in _TALKERS}
+    try:
+        for name in _TALKERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
+        with warnings.catch_warnings():
+            for message in _NOISE:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+def make_trainer(config: CheckedConfig, run: Path, **extra: Any) -> lightning.Trainer:
+    """The trainer of the configuration with its callbacks and loggers; `extra` goes to it too.
+
+    Raises ConfigError when it would start processes by itself: under Hydra each would make a run folder of its own.
+    """
+    _check_processes(config["trainer"])
+    callbacks = list(config.build("callbacks").values())
+    loggers = list(config.build("logger").values()) if "logger" in config.values else []
+    return config.build("trainer", default_root_dir=str(run), callbacks=callbacks, logger=loggers or False, **extra)
+
+
+def _check_processes(trainer: dict[str, Any]) -> None:
+    started = "LOCAL_RANK" in os.environ or "SLURM_PROCID" in os.environ
+    devices, nodes = trainer.get("devices", "auto"), trainer.get("num_nodes", 1)
+    count = len(devices) if isinstance(devices, list) else devices
+    if not started and (str(count) != "1" or nodes != 1):
+        raise ConfigError(
+            f"trainer.devices={devices} trainer.num_nodes={nodes} means several processes: start them with torchrun, "
+            "for example `torchrun --nproc-per-node=8 train.py trainer=ddp …`, or use devices=1"
+        )
+
+
+def save_config(config: DictConfig, run: Path) -> None:
+    """`<run>/config.yaml`: the composed configuration, with the command line that made it as a comment."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    from omegaconf import OmegaConf
+
+    if rank_zero_only.rank == 0:
+        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+        text = OmegaConf.to_yaml(config)
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(f"# {command}\n{text}", encoding="utf-8")
+
+
+def checkpoint_file(path: str, runs: str = "runs") -> Path:
+    """The file at `path`. Raises CheckpointError, naming the newest checkpoint near it, when there is none."""
+    found = Path(path)
+    if found.is_file():
+        return found
+    place = found
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    places = [place] if place not in (Path("."), Path("/")) else []
+    for folder in [*places, Path(runs)]:
+        near = sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+        if near:
+            hint = f"the newest one under {folder} is {near[-1]}"
+            break
+    else:
+        hint = f"there is none under {runs} either"
+    what = "is a folder" if found.is_dir() else "does not exist"
+    raise CheckpointError(f"checkpoint={path} {what}: give a .ckpt file; {hint}")
+
+
+@contextmanager
+def clear_errors(checkpoint: Path | None = None) -> Iterator[None]:
+    """What Lightning and torch raise for a user's mistake becomes a MaskcapError.
+
+    A trainer that this machine cannot run, a metric that nothing logs: ConfigError. A checkpoint that cannot be read
+    or is of another model: CheckpointError. Everything else passes through.
+    """
+    import pickle
+
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except RuntimeError as error:
+        message = str(error)
+        marks = ("loading state_dict", "PytorchStreamReader", "Invalid magic number")
+        if checkpoint is None or not any(mark in message for mark in marks):
+            raise
+        raise CheckpointError(f"{checkpoint} cannot be loaded: {' '.join(message.split())[:400]}") from error
+    except (pickle.UnpicklingError, EOFError) as error:
+        if checkpoint is None:
+            raise
+        raise CheckpointError(f"{checkpoint} is not a readable checkpoint: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,158 @@
+"""Hydra around a command: where `conf/` is, how overrides are read, and every user's mistake as one short message.
+
+Exit codes: 1 for a mistake in the overrides (Hydra could not compose), 2 for any MaskcapError. HYDRA_FULL_ERROR=1
+shows the whole traceback instead. Nothing heavy is imported here, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import maskcap
+from maskcap.errors import ConfigError, MaskcapError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+Task = Callable[["DictConfig"], float | None]
+
+
+def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None) -> None:
+    """Run `task` under Hydra with `conf/<config_name>.yaml` and the command line (default: sys.argv).
+
+    Raises SystemExit with the codes above when something goes wrong; other exceptions are bugs and pass through.
+    """
+    import hydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
+    given = experiment_in_its_place(sys.argv[1:] if arguments is None else arguments)
+
+    start_time.cache_clear()
+    OmegaConf.register_new_resolver("start_time", start_time, replace=True)
+
+    def guarded(config: DictConfig) -> float | None:
+        if int(os.environ.get("RANK", "0")) > 0:
+            logging.getLogger().setLevel(logging.WARNING)  # rank 0 tells the story
+        try:
+            return task(config)
+        except MaskcapError as error:
+            if full:
+                raise
+            try:
+                fail(str(error), code=2)
+            finally:
+                _forget_empty_run()
+
+    try:
+        folder = str(conf_folder())
+        with _command_line(given), _hydra_raises():
+            hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(guarded)()
+    except MaskcapError as error:
+        if full:
+            raise
+        fail(str(error), code=2)
+    except (HydraException, OmegaConfBaseException) as error:
+        if full:
+            raise
+        from maskcap.cli.overrides import explain
+
+        fail(explain(error, folder, config_name, given), code=1)
+
+
+@functools.cache
+def start_time() -> str:
+    """`2026-01-31_12-00-00`, when this command began; every rank that torchrun started gives rank 0's answer.
+
+    So all ranks share one run folder. They agree through torchrun's own store.
+    """
+    now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    environment = os.environ
+    if environment.get("WORLD_SIZE", "1") == "1" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return now
+    from torch.distributed import TCPStore
+
+    store = TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
+    key = f"maskcap/start_time/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    if environment["RANK"] == "0":
+        store.set(key, now)
+    return store.get(key).decode()
+
+
+def fail(message: str, code: int) -> None:
+    """Print one message to stderr, keep it in the run's log file where there is one, and exit."""
+    print(f"error: {message}", file=sys.stderr)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
+    raise SystemExit(code)
+
+
+def _forget_empty_run() -> None:
+    """Remove the run's folder when it holds a log and nothing else: the run failed before it began."""
+    from hydra.core.hydra_config import HydraConfig
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    files = list(folder.iterdir())
+    if all(file.is_file() and file.suffix == ".log" for file in files):
+        for file in files:
+            file.unlink()
+        folder.rmdir()
+
+
+def conf_folder() -> Path:
+    """`conf/` of the repository. Raises ConfigError where maskcap was installed without it."""
+    folder = Path(maskcap.__file__).resolve().parent.parent / "conf"
+    if not (folder / "train.yaml").is_file():
+        raise ConfigError(
+            f"{folder} is missing: the commands read their configuration from the repository. "
+            "Clone it and install with `pip install -e .`"
+        )
+    return folder
+
+
+def experiment_in_its_place(arguments: Sequence[str]) -> list[str]:
+    """`+experiment=name` → `experiment=name`.
+
+    The defaults list has a place for it, before `debug`; with the plus, Hydra would put it last, and it would undo
+    what `debug=…` sets.
+    """
+    return [re.sub(r"^\+experiment=", "experiment=", argument) for argument in arguments]
+
+
+@contextmanager
+def _command_line(arguments: Sequence[str]) -> Iterator[None]:
+    """Hydra reads sys.argv."""
+    before = sys.argv
+    sys.argv = [before[0], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _hydra_raises() -> Iterator[None]:
+    """With this variable Hydra raises its errors instead of printing them and exiting."""
+    before: Any = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = before

@@ -1,0 +1,40 @@
+"""`maskcap COMMAND …`: the commands by name."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import maskcap
+
+HELP = """maskcap: train models that turn a mask into a caption and a caption into a mask.
+
+Usage
+  maskcap train [key=value …]               train; without arguments the demo      (= python train.py)
+  maskcap eval checkpoint=FILE [key=value]  evaluate a checkpoint on any split     (= python eval.py)
+  maskcap COMMAND --help                    examples, groups and choices of a command
+  maskcap --version
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command. Raises SystemExit with code 2 for a command that does not exist."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if not given or given[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif given[0] == "--version":
+        print(f"maskcap {maskcap.__version__}")
+    elif given[0] == "train":
+        from maskcap.cli.train import main as train
+
+        train(given[1:])
+    elif given[0] == "eval":
+        from maskcap.cli.eval import main as evaluate
+
+        evaluate(given[1:])
+    else:
+        from maskcap.signatures import did_you_mean
+
+        print(f"error: unknown command {given[0]!r}{did_you_mean(given[0], ['train', 'eval'])}", file=sys.stderr)
+        print(HELP, end="", file=sys.stderr)
+        raise SystemExit(2)

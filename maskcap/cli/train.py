@@ -1,0 +1,93 @@
+"""`python train.py`, `maskcap train`: compose, check, build, fit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from maskcap.cli.launch import launch
+from maskcap.config import Node, Nodes, Schema, Variables
+from maskcap.errors import ConfigError
+
+if TYPE_CHECKING:
+    import lightning
+    from omegaconf import DictConfig
+
+log = logging.getLogger(__name__)
+
+TRAIN_SCHEMA: Schema = {
+    "name": str,
+    "seed": int,
+    "checkpoint": str | None,
+    "optimized_metric": str | None,
+    "trusted_targets": list[str],
+    "paths": {"data": str, "runs": str, "run": str},
+    "data": Node(),
+    "vision_tokens": Variables(),
+    "model": Node(),
+    "segmenter": Node(),
+    "mask_caption": Node(),
+    "loops": Nodes(),
+    "optimizer": Node(),
+    "scheduler": Node(),
+    "module": Node(),
+    "trainer": Node(),
+    "callbacks": Nodes(),
+    "logger": Nodes(),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; `arguments` default to sys.argv[1:]."""
+    launch(run, "train", arguments)
+
+
+def run(config: DictConfig) -> float | None:
+    """Train once, in the folder `paths.run`; returns the last value of `optimized_metric`, None when it is null.
+
+    Raises ConfigError before anything is built when the configuration is wrong; DataError, CheckpointError.
+    """
+    from maskcap.cli.build import checkpoint_file, clear_errors, make_trainer, quiet_lightning, save_config
+    from maskcap.config import check_config
+
+    checked = check_config(config, TRAIN_SCHEMA)
+    folder = Path(checked["paths"]["run"])
+    config.paths.run = str(folder)
+    resume = None if checked["checkpoint"] is None else checkpoint_file(checked["checkpoint"], checked["paths"]["runs"])
+
+    import lightning
+
+    with quiet_lightning(), clear_errors(resume):
+        save_config(config, folder)
+        lightning.seed_everything(checked["seed"], workers=True)
+        data = checked.build("data")
+        module = checked.build("module")
+        trainer = make_trainer(checked, folder)
+        _say_what_trains(module, folder)
+        trainer.fit(
+            module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=resume is not None
+        )
+        if resume is not None and not trainer.callback_metrics:
+            raise ConfigError(
+                f"checkpoint={resume} is at the end of this run already (step {trainer.global_step}): nothing to train. "
+                "To go on, raise trainer.max_epochs"
+            )
+        return _metric(trainer, checked["optimized_metric"])
+
+
+def _say_what_trains(module: lightning.LightningModule, folder: Path) -> None:
+    from maskcap.models.adapters import count_parameters
+
+    every, trained = count_parameters(module)
+    log.info("%.2f M parameters, %.2f M of them train; writing to %s", every / 1e6, trained / 1e6, folder)
+
+
+def _metric(trainer: lightning.Trainer, name: str | None) -> float | None:
+    if name is None:
+        return None
+    if name not in trainer.callback_metrics:
+        there = ", ".join(sorted(trainer.callback_metrics)) or "none: no validation ran"
+        raise ConfigError(f"optimized_metric={name} was never logged; there are: {there}")
+    return float(trainer.callback_metrics[name])

@@ -1,0 +1,295 @@
+"""MaskCaptionDataModule: weighted training sources and named evaluation sets → batches, normalised on the device.
+
+The thin modules at the end put one data set on disk behind it, for people who work without Hydra.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import lightning
+import torch
+
+from maskcap.data.batch import Batch, normalise
+from maskcap.data.entries import Entries, MakeSource, SourceEntry, build_source, parse_entries
+from maskcap.data.holdout import RecordRange, hold_out, source_has_captions
+from maskcap.data.loader import EvalLoader, LoaderOptions, SampleOptions, TrainLoader
+from maskcap.data.mixture import Mixture
+from maskcap.data.record import Record
+from maskcap.data.sample import Choice
+from maskcap.data.sources import OspreySource, RefCOCOSource, SA1BSource, SAVSource
+from maskcap.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+Part: TypeAlias = Literal["train", "val", "test"]
+
+
+class MaskCaptionDataModule(lightning.LightningDataModule):
+    """Training batches from a mixture of sources; one validation or test loader for each named set.
+
+    train, val, test:  name → SourceEntry, `{"source": callable, "weight": 1.0}` or just a callable that builds it.
+    image_size:        S, pixels; images and masks become S × S.
+    regions_per_image: regions drawn for each training sample, at most; val_regions_per_image the same for evaluation
+                       (None: every region, in either).
+    batch_size:        images on each rank; val_batch_size None: the same.
+    samples_per_epoch: of all ranks; None: the sum of the training sources' lengths. Sources share it by weight.
+    caption_choice, phrase_choice: "random" draws one of a region's sentences, "first" takes the first. Evaluation under
+                       "random" accepts every sentence as a caption and segments by every one of them.
+    val_caption_choice, val_phrase_choice: for evaluation; None: the same.
+    limit_train:       use only the first records of each training source (for overfitting on purpose).
+    limit_val:         use only the first records of each validation set.
+    prepare:           called once on each machine before the sources are built, to draw or fetch data.
+    pin_memory:        None: where CUDA is available.
+
+    Evaluation order and draws are fixed; training draws depend on (seed, epoch, position) alone. Raises ConfigError for
+    impossible options, DataError for an empty source.
+    """
+
+    def __init__(
+        self,
+        train: Entries,
+        val: Entries | None = None,
+        test: Entries | None = None,
+        *,
+        image_size: int = 1024,
+        regions_per_image: int | None = 1,
+        val_regions_per_image: int | None = None,
+        batch_size: int = 1,
+        val_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        samples_per_epoch: int | None = None,
+        caption_choice: Choice = "random",
+        phrase_choice: Choice = "random",
+        val_caption_choice: Choice | None = None,
+        val_phrase_choice: Choice | None = None,
+        limit_train: int | None = None,
+        limit_val: int | None = None,
+        prepare: Callable[[], object] | None = None,
+        pin_memory: bool | None = None,
+    ) -> None:
+        super().__init__()
+        self._entries: dict[Part, dict[str, SourceEntry]] = {
+            "train": parse_entries(train, "data.train"),
+            "val": parse_entries(val or {}, "data.val"),
+            "test": parse_entries(test or {}, "data.test"),
+        }
+        self._limits: dict[Part, int | None] = {"train": limit_train, "val": limit_val, "test": None}
+        counts = {"batch_size": batch_size, "val_batch_size": val_batch_size, "samples_per_epoch": samples_per_epoch}
+        for name, count in (counts | {"limit_train": limit_train, "limit_val": limit_val}).items():
+            if count is not None and count < 1:
+                raise ConfigError(f"data.{name}={count}: needs at least 1")
+        if num_workers < 0 or seed < 0:
+            raise ConfigError(f"data.num_workers={num_workers}, data.seed={seed}: neither may be negative")
+        self._train_samples = SampleOptions(image_size, regions_per_image, caption_choice, phrase_choice)
+        self._eval_samples = SampleOptions(
+            image_size, val_regions_per_image, val_caption_choice or caption_choice, val_phrase_choice or phrase_choice
+        )
+        self.batch_size = batch_size
+        self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.samples_per_epoch = samples_per_epoch
+        self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self._prepare = prepare
+        self._sources: dict[Part, dict[str, Sequence[Record]]] = {}
+        self._open: list[TrainLoader | EvalLoader] = []
+
+    @property
+    def val_names(self) -> list[str]:
+        """Names of the validation sets, in the order of `val_dataloader()`."""
+        return list(self._entries["val"])
+
+    @property
+    def test_names(self) -> list[str]:
+        """Names of the test sets, in the order of `test_dataloader()`."""
+        return list(self._entries["test"])
+
+    @property
+    def train_sources(self) -> dict[str, Sequence[Record]]:
+        """Training sources by name, built on first use."""
+        return self.sources("train")
+
+    def sources(self, part: Part) -> dict[str, Sequence[Record]]:
+        """Sources of "train", "val" or "test" by name, built on first use. Raises DataError for an empty one."""
+        if part not in self._sources:
+            limit = self._limits[part]
+            built: dict[str, Sequence[Record]] = {}
+            for name, entry in self._entries[part].items():
+                source = build_source(entry, f"data.{part}.{name}")
+                built[name] = source if limit is None else RecordRange(source, 0, limit)
+                logger.info("%s source %r: %d of %d records", part, name, len(built[name]), len(source))
+            self._sources[part] = built
+        return self._sources[part]
+
+    def has_captions(self, part: Part) -> dict[str, bool]:
+        """For each source of "train", "val" or "test" whether it has captions at all."""
+        return {name: source_has_captions(source) for name, source in self.sources(part).items()}
+
+    def prepare_data(self) -> None:
+        """Lightning calls it on one process of each machine."""
+        if self._prepare is not None:
+            self._prepare()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Build the sources of a Lightning stage ("fit", "validate", "test"; None: all)."""
+        stages: dict[str | None, tuple[Part, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
+        for part in stages.get(stage, ("train", "val", "test")):
+            self.sources(part)
+
+    def train_dataloader(self) -> TrainLoader:
+        """Batches of the mixture; full ones only. Its `state_dict` resumes inside an epoch."""
+        sources = self.sources("train")
+        if not sources:
+            raise ConfigError("data.train names no source: nothing to train on")
+        lengths = {name: len(source) for name, source in sources.items()}
+        weights = {name: entry.weight for name, entry in self._entries["train"].items()}
+        mixture = Mixture(lengths, weights, self.seed, self.samples_per_epoch or sum(lengths.values()))
+        overfit = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
+        loader = TrainLoader(
+            list(sources.values()),
+            mixture,
+            self._train_samples,
+            self._loader_options(self.batch_size),
+            reshuffle=not overfit,
+        )
+        loader.set_epoch(0 if self.trainer is None else self.trainer.current_epoch)
+        self._open.append(loader)
+        return loader
+
+    def val_dataloader(self) -> list[EvalLoader]:
+        """One loader for each validation set, in the order of `val_names`."""
+        return self._eval_loaders("val")
+
+    def test_dataloader(self) -> list[EvalLoader]:
+        """One loader for each test set, in the order of `test_names`."""
+        return self._eval_loaders("test")
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Lightning's hook; the copy does not wait where the batch is pinned."""
+        return batch.to(device, non_blocking=self.pin_memory)
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Lightning's hook: uint8 → normalised floats, on the device."""
+        return normalise(batch)
+
+    def teardown(self, stage: str | None = None) -> None:
+        """Lightning's hook at the end of a run: stop the workers."""
+        for loader in self._open:
+            loader.close()
+        self._open.clear()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Lightning's hook when a run fails: stop the workers."""
+        self.teardown()
+
+    def _eval_loaders(self, part: Part) -> list[EvalLoader]:
+        options = self._loader_options(self.val_batch_size)
+        sources = self.sources(part).values()
+        loaders = [EvalLoader(source, self.seed, self._eval_samples, options) for source in sources]
+        self._open += loaders
+        return loaders
+
+    def _loader_options(self, batch_size: int) -> LoaderOptions:
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return LoaderOptions(batch_size, self.num_workers, self.pin_memory, rank, world)
+
+
+class RefCOCODataModule(MaskCaptionDataModule):
+    """RefCOCO, RefCOCO+ or RefCOCOg under `root` (data/README.md says how it is laid out), with its own splits.
+
+    `dataset` is "refcoco", "refcoco+" or "refcocog"; `split_by` "unc", "google" or "umd". `val_split` and `test_splits`
+    (names → test sets) are evaluated; `kwargs` go to MaskCaptionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        dataset: str = "refcoco",
+        split_by: str = "unc",
+        val_split: str = "val",
+        *,
+        test_splits: Sequence[str] = (),
+        images: str | Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        def split(name: str) -> SourceEntry:
+            return SourceEntry(functools.partial(RefCOCOSource, root, dataset, split_by, name, images=images))
+
+        super().__init__(
+            {"main": split("train")}, {"main": split(val_split)}, {name: split(name) for name in test_splits}, **kwargs
+        )
+
+
+class SA1BDataModule(MaskCaptionDataModule):
+    """A folder of SA-1B; the last `val_fraction` of its images validates (0: no validation).
+
+    `source_options` go to SA1BSource (filters on area and quality), `kwargs` to MaskCaptionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        val_fraction: float = 0.02,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        train, val = _held_out(functools.partial(SA1BSource, root, **dict(source_options or {})), val_fraction)
+        super().__init__(train, val, **kwargs)
+
+
+class SAVDataModule(MaskCaptionDataModule):
+    """A folder of SA-V, frames or (`pairs`) pairs of frames; the videos of the last `val_fraction` of records validate.
+
+    `source_options` go to SAVSource (distance, annotations, stride), `kwargs` to MaskCaptionDataModule.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        pairs: bool = False,
+        *,
+        val_fraction: float = 0.02,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        train, val = _held_out(functools.partial(SAVSource, root, pairs, **dict(source_options or {})), val_fraction)
+        super().__init__(train, val, **kwargs)
+
+
+class OspreyDataModule(MaskCaptionDataModule):
+    """One annotation file of Osprey-724K with its folder (or folders) of images; the last `val_fraction` validates.
+
+    `source_options` go to OspreySource (kind), `kwargs` to MaskCaptionDataModule.
+    """
+
+    def __init__(
+        self,
+        annotation: str | Path,
+        images: str | Path | Sequence[str | Path],
+        *,
+        val_fraction: float = 0.02,
+        source_options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        make = functools.partial(OspreySource, annotation, images, **dict(source_options or {}))
+        train, val = _held_out(make, val_fraction)
+        super().__init__(train, val, **kwargs)
+
+
+def _held_out(make: MakeSource, fraction: float) -> tuple[dict[str, SourceEntry], dict[str, SourceEntry]]:
+    """Training and validation sets from the two parts of one source, which is built once; fraction 0: no validation."""
+    if fraction == 0:
+        return {"main": SourceEntry(make)}, {}
+
+    @functools.cache
+    def parts() -> tuple[RecordRange, RecordRange]:
+        return hold_out(make(), fraction)
+
+    return {"main": SourceEntry(lambda: parts()[0])}, {"main": SourceEntry(lambda: parts()[1])}

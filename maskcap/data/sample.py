@@ -1,0 +1,188 @@
+"""Record → Sample: one training example, made in a data-loader worker. Shapes: K regions, S image size; uint8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from maskcap.data.images import read_image, resize_image, resize_mask
+from maskcap.data.record import ImageRef, Record, Region
+from maskcap.data.rle import decode_mask
+from maskcap.errors import ConfigError, DataError
+
+Choice = Literal["first", "random"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image (or pair of frames) and K of its regions; also read as a mapping, `sample["mask1"]`.
+
+    image1:     uint8 (3, S, S) RGB, the whole image resized directly, aspect ratio not kept.
+    mask1:      uint8 0/1 (K, S, S), nearest.
+    caption:    for each region one of its captions, or None for a region without; None if the record has none at all.
+    phrase:     as `caption`, drawn apart from it, and None for a region whose captions do not single it out.
+    question:   what `caption` answers (None: the default question).
+    references: for each region every caption that answers the same question as `caption` (just that one when captions
+                are taken "first"); `()` for a region without captions.
+    phrases:    for each region every phrase that it may be segmented by (just the first when phrases are taken "first");
+                evaluation scores them all, `()` for a region that has none.
+    region_ids: the K region ids, in the record's order.
+    size:       height and width of the original image1, pixels.
+    image2, mask2: the same regions in the other frame; pairs only.
+    source:     first part of `key`.
+    """
+
+    image1: torch.Tensor
+    mask1: torch.Tensor
+    caption: list[str | None] | None
+    phrase: list[str | None] | None
+    question: list[str | None] | None
+    references: list[tuple[str, ...]] | None
+    phrases: list[tuple[str, ...]] | None
+    region_ids: list[str]
+    key: str
+    size: tuple[int, int]
+    source: str
+    image2: torch.Tensor | None = None
+    mask2: torch.Tensor | None = None
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in _FIELDS:
+            raise KeyError(f"a Sample has no field {name!r}; it has {', '.join(_FIELDS)}")
+        return getattr(self, name)
+
+
+_FIELDS = tuple(field.name for field in fields(Sample))
+
+
+def make_sample(
+    record: Record,
+    rng: np.random.Generator,
+    *,
+    image_size: int = 1024,
+    regions_per_image: int | None = 1,
+    caption_choice: Choice = "random",
+    phrase_choice: Choice = "random",
+) -> Sample:
+    """Read a record's pixels, draw K = min(regions_per_image, all) regions without replacement and decode those only.
+
+    `rng` decides everything that is drawn: the same record and generator state give the same sample.
+    `regions_per_image=None` takes every region. Drawn regions keep the record's order.
+
+    Raises ConfigError for impossible options, DataError for a record without regions, with an empty caption or with
+    regions that do not pair up; ImageDecodeError and MaskDecodeError come from the readers, and name the key.
+    """
+    check_options(image_size, regions_per_image, caption_choice, phrase_choice)
+    _check_record(record)
+    drawn = _draw_regions(len(record.regions1), regions_per_image, rng)
+    regions = [record.regions1[i] for i in drawn]
+    texts = [_draw_texts(record.key, region, rng, caption_choice, phrase_choice) for region in regions]
+    has_text = any(region.captions for region in record.regions1)
+
+    image2 = mask2 = None
+    if record.image2 is not None and record.regions2 is not None:
+        image2 = _image_tensor(record.image2, record.key, image_size)
+        mask2 = _mask_tensor(record.image2, [record.regions2[i] for i in drawn], record.key, image_size)
+    return Sample(
+        image1=_image_tensor(record.image1, record.key, image_size),
+        mask1=_mask_tensor(record.image1, regions, record.key, image_size),
+        caption=[text.caption for text in texts] if has_text else None,
+        phrase=[text.phrase for text in texts] if has_text else None,
+        question=[text.question for text in texts] if has_text else None,
+        references=[text.references for text in texts] if has_text else None,
+        phrases=[text.phrases for text in texts] if has_text else None,
+        region_ids=[region.id for region in regions],
+        key=record.key,
+        size=(record.image1.height, record.image1.width),
+        source=record.key.split("/", 1)[0],
+        image2=image2,
+        mask2=mask2,
+    )
+
+
+@dataclass(frozen=True)
+class _Texts:
+    caption: str | None = None
+    phrase: str | None = None
+    question: str | None = None
+    references: tuple[str, ...] = ()
+    phrases: tuple[str, ...] = ()
+
+
+def _draw_texts(
+    key: str, region: Region, rng: np.random.Generator, caption_choice: Choice, phrase_choice: Choice
+) -> _Texts:
+    """What is said of one region in this sample; caption and phrase are drawn independently."""
+    captions = region.captions
+    if not captions:
+        return _Texts()
+    for number, caption in enumerate(captions):
+        if not caption.strip():
+            raise DataError(f"{key}: caption {number} of region {region.id!r} is empty; write one or remove it")
+    questions = region.questions or (None,) * len(captions)
+    if len(questions) != len(captions):
+        raise DataError(
+            f"{key}: region {region.id!r} has {len(captions)} captions and {len(questions)} questions; "
+            "give one question for each caption (None: the default question) or none at all"
+        )
+    chosen = _draw_one(len(captions), rng, caption_choice)
+    if caption_choice == "first":
+        references = (captions[chosen],)
+    else:
+        # An answer to another question of the same region would be a wrong answer to this one.
+        references = tuple(c for c, q in zip(captions, questions, strict=True) if q == questions[chosen])
+    drawn = _draw_one(len(captions), rng, phrase_choice)
+    if not region.referring:
+        return _Texts(captions[chosen], None, questions[chosen], references)
+    phrases = captions[:1] if phrase_choice == "first" else captions
+    return _Texts(captions[chosen], captions[drawn], questions[chosen], references, phrases)
+
+
+def _draw_one(count: int, rng: np.random.Generator, choice: Choice) -> int:
+    return int(rng.integers(count)) if choice == "random" else 0
+
+
+def _draw_regions(count: int, wanted: int | None, rng: np.random.Generator) -> list[int]:
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    return sorted(int(i) for i in rng.choice(count, size=wanted, replace=False))
+
+
+def _image_tensor(ref: ImageRef, key: str, size: int) -> torch.Tensor:
+    pixels_HW3 = resize_image(read_image(ref, key=key), size)
+    return torch.from_numpy(np.ascontiguousarray(pixels_HW3.transpose(2, 0, 1)))
+
+
+def _mask_tensor(ref: ImageRef, regions: Sequence[Region], key: str, size: int) -> torch.Tensor:
+    masks_KSS = np.empty((len(regions), size, size), np.uint8)
+    for mask_SS, region in zip(masks_KSS, regions, strict=True):
+        whole_HW = decode_mask(region.mask, ref.height, ref.width, key=f"{key}, region {region.id}")
+        mask_SS[...] = resize_mask(whole_HW, size)
+    return torch.from_numpy(masks_KSS)
+
+
+def check_options(image_size: int, regions_per_image: int | None, caption_choice: str, phrase_choice: str) -> None:
+    """Raise ConfigError for an option that `make_sample` cannot honour."""
+    if image_size < 1:
+        raise ConfigError(f"image_size={image_size}: needs at least 1 pixel")
+    if regions_per_image is not None and regions_per_image < 1:
+        raise ConfigError(f"regions_per_image={regions_per_image}: needs at least 1, or None for every region")
+    for name, value in (("caption_choice", caption_choice), ("phrase_choice", phrase_choice)):
+        if value not in ("first", "random"):
+            raise ConfigError(f'{name}={value!r}: choose "first" or "random"')
+
+
+def _check_record(record: Record) -> None:
+    if not record.regions1:
+        raise DataError(f"{record.key}: the record has no regions; its source should have left it out")
+    if (record.image2 is None) != (record.regions2 is None):
+        raise DataError(f"{record.key}: a pair needs both image2 and regions2")
+    if record.regions2 is not None and len(record.regions2) != len(record.regions1):
+        raise DataError(
+            f"{record.key}: {len(record.regions1)} regions in the first frame, {len(record.regions2)} in the second; "
+            "a pair shows the same objects in the same order"
+        )

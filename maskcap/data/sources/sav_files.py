@@ -1,0 +1,131 @@
+"""SA-V's files: finding videos, reading masklets, and which object is in which annotated frame."""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskcap.data.rle import rle_area
+from maskcap.data.sources.files import LAYOUT_HELP, field, integer, list_of, read_json, require, some
+from maskcap.errors import DataError, MaskDecodeError
+
+SPLITS = ("train", "val", "test")
+ANNOTATED_EVERY = 4  # video frames: 24 a second, annotated at 6
+
+
+@dataclass(frozen=True)
+class Masklets:
+    """One JSON: `masks[annotated frame][column]` is an RLE or None; `ids[column]` the masklet's id."""
+
+    masks: list[list[Any]]
+    ids: list[Any]
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video. `jsons` and `present` (bool, annotated frames × columns) by kind: manual, auto."""
+
+    name: str
+    path: Path
+    height: int
+    width: int
+    n_frames: int
+    jsons: dict[str, Path]
+    present: dict[str, np.ndarray]
+
+    def objects(self, *frames: int) -> list[tuple[str, int]]:
+        """(kind, column) of the objects that all the annotated frames show, manual first."""
+        shown = {kind: present[list(frames)].all(axis=0) for kind, present in self.present.items()}
+        return [(kind, int(column)) for kind, row in shown.items() for column in np.flatnonzero(row)]
+
+
+class MaskletCache:
+    """Parsed JSONs of the last videos, up to `limit` bytes of file: records are often asked for video by video."""
+
+    def __init__(self, limit: int = 2**26):
+        self._limit = limit
+        self._kept: OrderedDict[Path, tuple[int, Masklets]] = OrderedDict()
+
+    def read(self, path: Path) -> Masklets:
+        """The JSON's masklets. Raises DataError."""
+        if path not in self._kept:
+            masklets = _read_masklets(path)
+            self._kept[path] = (path.stat().st_size, masklets)
+            while len(self._kept) > 1 and sum(size for size, _ in self._kept.values()) > self._limit:
+                self._kept.popitem(last=False)
+            return masklets
+        self._kept.move_to_end(path)
+        return self._kept[path][1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A worker process starts with an empty cache."""
+        return {"_limit": self._limit, "_kept": OrderedDict()}
+
+
+def find_videos(folder: Path, kinds: Sequence[str], cache: MaskletCache) -> tuple[list[Video], int]:
+    """Videos below a folder that have a JSON of those kinds, by name, and how many have none. Raises DataError."""
+    videos, jsons = {}, {}
+    for parent, _, names in os.walk(folder, followlinks=True):
+        for name in names:
+            if name.startswith("sav_") and name.endswith(".mp4"):
+                require(name[:-4] not in videos, folder, f"{name} is in several sub-folders. Keep one")
+                videos[name[:-4]] = Path(parent, name)
+            elif name.startswith("sav_") and name.endswith(".json"):
+                jsons[name[:-5]] = Path(parent, name)
+    if not videos:
+        raise DataError(f"{folder}: no sav_N.mp4 in it or its sub-folders. Set the right folder; {LAYOUT_HELP}.")
+    without_video = [path for stem, path in jsons.items() if stem.rpartition("_")[0] not in videos]
+    require(not without_video, folder, f"JSONs without their video: {some(sorted(without_video))}. Fetch the videos")
+    found = {name: {kind: jsons[f"{name}_{kind}"] for kind in kinds if f"{name}_{kind}" in jsons} for name in videos}
+    annotated = sorted(name for name, of_kind in found.items() if of_kind)
+    wanted = " or ".join(f"sav_N_{kind}.json" for kind in kinds)
+    require(bool(annotated), folder, f"none of {len(videos)} videos has {wanted}. Fetch them, or change annotations")
+    return [_describe(name, videos[name], found[name], cache) for name in annotated], len(videos) - len(annotated)
+
+
+def _describe(name: str, path: Path, jsons: dict[str, Path], cache: MaskletCache) -> Video:
+    read = {kind: cache.read(json_path) for kind, json_path in jsons.items()}
+    sizes = {(masklets.height, masklets.width) for masklets in read.values()}
+    require(len(sizes) == 1, path, f"its manual and auto JSONs disagree on the video's size: {sorted(sizes)}")
+    height, width = sizes.pop()
+    n_frames = max(len(masklets.masks) for masklets in read.values())
+    require(n_frames > 0, path, "its JSON annotates no frame")
+    present = {kind: _presence(masklets, n_frames) for kind, masklets in read.items()}
+    return Video(name, path, height, width, n_frames, jsons, present)
+
+
+def _read_masklets(path: Path) -> Masklets:
+    content = read_json(path)
+    masks = list_of(list, field(content, "masklet", path), "'masklet'", path)
+    ids = field(content, "masklet_id", path)
+    require(isinstance(ids, list), path, "'masklet_id' must be a list")
+    for i, row in enumerate(masks):
+        ok = isinstance(row, list) and len(row) == len(ids) and all(rle is None or isinstance(rle, dict) for rle in row)
+        require(ok, path, f"'masklet' frame {i} must hold {len(ids)} RLEs, one an id. Fetch the file again")
+    sides = [integer(field(content, name, path), name, path) for name in ("video_height", "video_width")]
+    return Masklets(masks, ids, *sides)
+
+
+def _presence(masklets: Masklets, n_frames: int) -> np.ndarray:
+    """bool (n_frames, columns); frames that only the other JSON annotates show none of these objects."""
+    table = np.zeros((n_frames, len(masklets.ids)), dtype=bool)
+    for i, row in enumerate(masklets.masks):
+        table[i] = [_is_present(rle, masklets.height, masklets.width) for rle in row]
+    return table
+
+
+def _is_present(rle: Any, height: int, width: int) -> bool:
+    if rle is None:
+        return False
+    try:
+        return rle_area(rle, height, width) > 0
+    except MaskDecodeError:
+        return True  # a malformed mask is an error when its record is read, which names the record

@@ -1,0 +1,35 @@
+"""Every mistake a user can make, as a type; each message names the file or sample, what is wrong and the fix."""
+
+from __future__ import annotations
+
+
+class MaskcapError(Exception):
+    """Base of all errors that maskcap raises on purpose; the commands print it as one message, no traceback."""
+
+
+class ConfigError(MaskcapError):
+    """The composed configuration is wrong: unknown key, wrong type, untrusted target, impossible combination."""
+
+
+class DataError(MaskcapError):
+    """A data set, record or sample cannot be used as it lies on disk."""
+
+
+class MaskDecodeError(DataError, ValueError):
+    """A segmentation (RLE, polygons or bitmap) is malformed; raised before pycocotools could see it."""
+
+
+class ImageDecodeError(DataError):
+    """An image or video frame cannot be read, or its pixels do not fit its annotation."""
+
+
+class ShardError(DataError):
+    """A tar shard is truncated, lacks a member or fails its checksum."""
+
+
+class CheckpointError(MaskcapError):
+    """A checkpoint is missing, unreadable, or of another model."""
+
+
+class SequenceTooLongError(MaskcapError):
+    """A sample's tokens do not fit the configured maximum length; nothing is truncated in silence."""

@@ -1,0 +1,1 @@
+"""What a training step learns from a batch: small objects, (model, batch, context) → LoopOutput."""

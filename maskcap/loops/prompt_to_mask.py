@@ -1,0 +1,91 @@
+"""Prompt → mask: SAM2 from points and boxes, for masks without words.
+
+Shapes: R regions, H × W masks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from maskcap.loops.base import LoopOutput, LoopPrediction, StepContext
+from maskcap.loops.caption_to_mask import mask_losses
+
+if TYPE_CHECKING:
+    from maskcap.data.batch import Batch
+    from maskcap.models.mask_caption import EncodedImages, MaskCaptionModel
+
+
+class PromptToMask:
+    """Each step prompts with one point inside each mask, or with its box, by a fair coin of the step's generator.
+
+    box_jitter: uniform noise on the box's sides, as a share of its width and height. Evaluation uses exact boxes.
+    """
+
+    needs_captions = False
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        ce_weight: float = 2.0,
+        dice_weight: float = 0.5,
+        box_jitter: float = 0.1,
+        sampled_points: int | None = None,
+    ) -> None:
+        self.weight = weight
+        self.ce_weight = ce_weight
+        self.dice_weight = dice_weight
+        self.box_jitter = box_jitter
+        self.sampled_points = sampled_points
+
+    def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
+        """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`."""
+        generator, segmenter = context.generator, model.segmenter
+        if torch.rand((), generator=generator).item() < 0.5:
+            points = random_points(batch.mask1, generator)[:, None]
+            sparse = segmenter.embed_points(points, torch.ones_like(points[..., 0], dtype=torch.int64))
+        else:
+            sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), generator))
+        logits = segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
+        parts = mask_losses(logits, batch.mask1, self.ce_weight, self.dice_weight, self.sampled_points, generator)
+        loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
+        return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
+
+    @torch.no_grad()
+    def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
+        """Mask logits of all regions from their exact boxes."""
+        sparse = model.segmenter.embed_boxes(mask_boxes(batch.mask1))
+        logits = model.segmenter.decode(encoded.segmenter, batch.region_image, sparse)
+        return LoopPrediction(list(range(batch.mask1.shape[0])), mask_logits=logits)
+
+    def _jitter(self, boxes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        noise = (2 * torch.rand(boxes.shape, generator=generator) - 1).to(boxes.device) * self.box_jitter
+        return (boxes + noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)).clamp(0, 1)
+
+
+def mask_boxes(masks: torch.Tensor) -> torch.Tensor:
+    """Masks (R, H, W) → (x0, y0, x1, y1) as shares of the image, float32 (R, 4); an empty mask gives (0, 0, 1, 1).
+
+    No host–device sync.
+    """
+
+    def ends(present_RN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        length = present_RN.shape[1]
+        first = present_RN.int().argmax(dim=1)
+        last = length - present_RN.flip(1).int().argmax(dim=1)
+        return first / length, last / length
+
+    inside = masks > 0.5
+    x0, x1 = ends(inside.any(dim=1))
+    y0, y1 = ends(inside.any(dim=2))
+    return torch.stack([x0, y0, x1, y1], dim=1)
+
+
+def random_points(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A uniform random pixel inside each mask (R, H, W) → its centre (x, y) as shares of the image, float32 (R, 2)."""
+    regions, height, width = masks.shape
+    noise = torch.rand(masks.shape, generator=generator).to(masks.device)
+    index = ((masks > 0.5) * (noise + 1e-3)).flatten(1).argmax(dim=1)
+    y, x = index // width, index % width
+    return torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=1).view(regions, 2)

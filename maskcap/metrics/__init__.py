@@ -1,0 +1,1 @@
+"""How good captions and masks are, over a whole split."""

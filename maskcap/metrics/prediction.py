@@ -1,0 +1,46 @@
+"""What the model said about one region, beside the truth: one line of `predictions.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One region of an evaluated split; None stands for what the data set lacks or the run did not ask for.
+
+    key, region_id:    which record and which of its regions.
+    set_name, source:  the evaluated set ("main", "content", …) and the source (first part of the key).
+    caption:           the true caption; `references` holds every accepted one.
+    phrase:            the words given to caption → mask.
+    predicted_caption: the answer of mask → caption.
+    iou:               of the predicted mask with the true one, 0..1.
+    predicted_rle, true_rle: compressed RLE `{"size": [height, width], "counts": str}`.
+    """
+
+    key: str
+    region_id: str
+    set_name: str
+    source: str
+    caption: str | None = None
+    references: tuple[str, ...] = ()
+    phrase: str | None = None
+    predicted_caption: str | None = None
+    iou: float | None = None
+    predicted_rle: Mapping[str, object] | None = None
+    true_rle: Mapping[str, object] | None = None
+
+    def to_json(self) -> str:
+        """One line of JSON without a line break, keys in the order of the fields.
+
+        Raises ValueError on a NaN `iou`, TypeError on an RLE whose counts are bytes.
+        """
+        return json.dumps(asdict(self), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Prediction:
+        """The inverse of `to_json`. Raises TypeError on unknown or missing keys."""
+        fields = json.loads(line)
+        return cls(**{**fields, "references": tuple(fields.get("references", ()))})

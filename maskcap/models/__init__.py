@@ -1,0 +1,1 @@
+"""The model: encode an image, describe a region, segment a phrase."""

@@ -1,0 +1,41 @@
+"""The grounding map: where in the image the [SEG] state looks, on the grid of vision tokens.
+
+Shapes: B images, R regions, T image tokens, C the language model's width, K the map's width.
+
+Without it a model trained from scratch follows the place words only: the mask losses alone do not teach a phrase's
+colour, size or shape (measured; see README). The map is a dot product of the phrase with every image token; it is
+supervised by the region's coverage of each cell and prompts SAM2 as a coarse mask.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+
+class GroundingHead(nn.Module):
+    """query = LN + Linear of the [SEG] state; key = LN + Linear of the projector's tokens + LN + Linear of the
+    language model's states at these tokens; map = query · key × learned scale + bias."""
+
+    def __init__(self, hidden_size: int, width: int = 128) -> None:
+        super().__init__()
+        self.query = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
+        self.key_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
+        self.key_language = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
+        self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
+        self.bias = nn.Parameter(torch.tensor(-2.0))  # a region covers few cells: start from "not here"
+
+    def keys(self, features_BTC: torch.Tensor, states_BTC: torch.Tensor) -> torch.Tensor:
+        """(B, T, K) keys of projector tokens and of the language model's states at the same tokens."""
+        return self.key_image(features_BTC) + self.key_language(states_BTC)
+
+    def queries(self, seg_RC: torch.Tensor) -> torch.Tensor:
+        """(R, K) queries of the [SEG] states."""
+        return self.query(seg_RC)
+
+    def forward(self, query_RK: torch.Tensor, key_BTK: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
+        """Map logits (R, T), float32."""
+        key_RTK = key_BTK.index_select(0, region_image)
+        return torch.einsum("rk,rtk->rt", query_RK, key_RTK).float() * self.scale + self.bias

@@ -1,0 +1,203 @@
+"""Builders: small random models that train anywhere, and pretrained ones from a folder or a hub id."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from maskcap.errors import ConfigError
+from maskcap.models.adapters import LoRA, add_lora, freeze, train_in_float32
+from maskcap.models.conversation import tiny_conversation
+
+if TYPE_CHECKING:
+    from maskcap.models.segmenter import Segmenter
+    from maskcap.models.vlm.internvl import InternVL
+
+
+def tiny_internvl(
+    image_size: int = 128,
+    patch_size: int = 8,
+    hidden_size: int = 96,
+    vit_layers: int = 4,
+    lm_layers: int = 2,
+    heads: int = 4,
+    std: float = 0.08,
+    seed: int = 0,
+) -> InternVL:
+    """`InternVLForConditionalGeneration` with random weights, about a million parameters.
+
+    image_size / patch_size / 2 tokens a side (pixel shuffle .5): 128 and 8 give 8×8 tokens. Layer scale starts at 1
+    (a pretrained ViT's .1 hardly trains from scratch); positions are learned from 2-D sines and cosines, because from
+    the library's zeros a short run never learns where a region is.
+    """
+    import torch
+    from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
+
+    from maskcap.models.tiny_tokenizer import tiny_tokenizer
+    from maskcap.models.vlm.internvl import InternVL
+
+    tokenizer = tiny_tokenizer()
+    vision = InternVLVisionConfig(
+        hidden_size=hidden_size,
+        num_hidden_layers=vit_layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden_size,
+        image_size=image_size,
+        patch_size=patch_size,
+        layer_scale_init_value=1.0,
+        initializer_range=std,
+    )
+    text = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=lm_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        tie_word_embeddings=True,
+        initializer_range=std,
+    )
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config=text,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=(image_size // patch_size // 2) ** 2,
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = InternVLForConditionalGeneration(config)
+        _start_positions(model.model.vision_tower.embeddings.position_embeddings, image_size // patch_size)
+    return InternVL(model, tokenizer, image_size, tiny_conversation())
+
+
+def tiny_sam2(
+    image_size: int = 128, hidden_size: int = 256, width: int = 32, mlp_dim: int = 512, std: float = 0.06, seed: int = 0
+) -> Segmenter:
+    """`Sam2Model` with random weights: low-res masks of image_size / 4, embeddings of image_size / 16.
+
+    std .06 instead of the library's .02 and a width of 256 are what lets the decoder train from scratch; the
+    image-wide and the prompt positional encodings are shared, as in pretrained weights.
+    """
+    import torch
+    from transformers import (
+        Sam2Config,
+        Sam2HieraDetConfig,
+        Sam2MaskDecoderConfig,
+        Sam2Model,
+        Sam2PromptEncoderConfig,
+        Sam2VisionConfig,
+    )
+
+    from maskcap.models.segmenter import Segmenter
+
+    if image_size % 32:
+        raise ConfigError(f"segmenter.image_size={image_size}: take a multiple of 32")
+    sides = [image_size // 4, image_size // 8, image_size // 16]
+    widths = [width, 2 * width, 4 * width, 8 * width]
+    backbone = Sam2HieraDetConfig(
+        hidden_size=width,
+        image_size=[image_size, image_size],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=widths,
+        num_attention_heads_per_stage=[1, 2, 4, 8],
+        window_size_per_stage=[8, 4, 8, 4],
+        window_positional_embedding_background_size=[7, 7],
+        global_attention_blocks=[3],
+        initializer_range=std,
+    )
+    vision = Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=widths[::-1],
+        backbone_feature_sizes=[[side, side] for side in sides],
+        fpn_hidden_size=hidden_size,
+        initializer_range=std,
+    )
+    prompts = Sam2PromptEncoderConfig(hidden_size=hidden_size, image_size=image_size, patch_size=16)
+    decoder = Sam2MaskDecoderConfig(
+        hidden_size=hidden_size, mlp_dim=mlp_dim, iou_head_hidden_dim=64, num_attention_heads=8
+    )
+    config = Sam2Config(
+        vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=decoder, initializer_range=std
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Sam2Model(config)
+    shared = model.shared_image_embedding.positional_embedding
+    model.prompt_encoder.shared_embedding.positional_embedding.copy_(shared)
+    return Segmenter(model)
+
+
+def pretrained_internvl(
+    path: str,
+    dtype: str = "bfloat16",
+    image_size: int = 448,
+    lora: LoRA | None = None,
+    freeze_patterns: Sequence[str] = (),
+    antialias: bool = False,
+    local_files_only: bool = False,
+) -> InternVL:
+    """InternVL from a folder or a hub id (the `-hf` format, e.g. `OpenGVLab/InternVL3-1B-hf`), frozen and adapted.
+
+    dtype: of the frozen weights; what trains is kept in float32. freeze_patterns: shell-style patterns of the Hugging
+    Face model's parameter names. lora: adapters on the language model, which is frozen but for its embeddings.
+    Raises ConfigError when the folder or hub id cannot be loaded, saying why.
+    """
+    from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+    from maskcap.models.vlm.internvl import InternVL
+
+    model = _load(InternVLForConditionalGeneration, "model.path", path, dtype, local_files_only)
+    tokenizer = _load(AutoTokenizer, "model.path", path, None, local_files_only)
+    vlm = InternVL(model, tokenizer, image_size, antialias=antialias)
+    freeze(model, freeze_patterns)
+    if lora is not None:
+        add_lora(model.model.language_model, lora)
+    train_in_float32(model)
+    return vlm
+
+
+def pretrained_sam2(
+    path: str, dtype: str = "float32", freeze_patterns: Sequence[str] = (), local_files_only: bool = False
+) -> Segmenter:
+    """SAM2 from a folder or a hub id (e.g. `facebook/sam2.1-hiera-large`). Raises ConfigError as above."""
+    from transformers import Sam2Model
+
+    from maskcap.models.segmenter import Segmenter
+
+    model = _load(Sam2Model, "segmenter.path", path, dtype, local_files_only)
+    freeze(model, freeze_patterns)
+    train_in_float32(model)
+    return Segmenter(model)
+
+
+def _start_positions(embeddings: Any, side: int, scale: float = 0.5) -> None:
+    """Fill (1, 1 + side², C) in place: a quarter of C each sin and cos of the row, sin and cos of the column (MAE)."""
+    import torch
+
+    quarter = embeddings.shape[-1] // 4
+    frequency = torch.pi * 2.0 ** torch.linspace(-1, 3, quarter)
+    angle = (torch.arange(side) + 0.5)[:, None] / side * frequency
+    waves = torch.cat([angle.sin(), angle.cos()], dim=1)
+    grid = torch.cat([waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)], dim=-1)
+    with torch.no_grad():
+        embeddings[0, 1:, : 4 * quarter] = scale * grid.flatten(0, 1)
+
+
+def _load(cls: Any, key: str, path: str, dtype: str | None, local_files_only: bool) -> Any:
+    import torch
+
+    if dtype is not None and dtype not in ("float32", "bfloat16", "float16"):
+        raise ConfigError(f"{key[:-5]}.dtype={dtype!r}: expected float32, bfloat16 or float16")
+    options = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+    try:
+        return cls.from_pretrained(path, local_files_only=local_files_only, **options)
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{key}={path}: {cls.__name__} cannot be loaded ({str(error).splitlines()[0]}). Give a folder that "
+            "save_pretrained wrote, or a hub id that this machine can reach."
+        ) from error

@@ -1,0 +1,80 @@
+"""From a region's mask to the image tokens that stand for it: resize, pool, boolean selection.
+
+Shapes: B images, R regions, T tokens an image, C channels, G cells a side.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+
+Pool = Literal["nearest", "area", "any"]
+
+
+def resize_image(image1: torch.Tensor, size: int, antialias: bool = False) -> torch.Tensor:
+    """Bilinear resize of (B, 3, H, W) float images to (B, 3, size, size), `align_corners=False`.
+
+    448 px is InternVL's input. The default has no antialias filter, as in the recipes this replaces.
+    """
+    if image1.shape[-2:] == (size, size):
+        return image1
+    return F.interpolate(image1, (size, size), mode="bilinear", align_corners=False, antialias=antialias)
+
+
+def pool_masks(mask1: torch.Tensor, grid: int = 16, mode: Pool = "nearest") -> torch.Tensor:
+    """Masks (R, H, W) in [0, 1] → bool (R, grid, grid): which cells of the token grid belong to the region.
+
+    mode: `nearest` samples the pixel at the top left of each cell (Osprey, Sa2VA: `F.interpolate(mode="nearest")`);
+    `area` is average pooling > 0.5 (Describe-Anything); `any` is max pooling. A region may come out empty: see
+    `fill_empty`.
+    """
+    mask_R1HW = mask1[:, None].float()
+    if mode == "nearest":
+        return F.interpolate(mask_R1HW, (grid, grid), mode="nearest")[:, 0].bool()
+    if mode == "area":
+        return F.adaptive_avg_pool2d(mask_R1HW, grid)[:, 0] > 0.5
+    if mode == "any":
+        return F.adaptive_max_pool2d(mask_R1HW, grid)[:, 0] > 0
+    raise ValueError(f"pool mode {mode!r}: expected nearest, area or any")
+
+
+def coverage(mask1: torch.Tensor, grid: int) -> torch.Tensor:
+    """Share of each cell that the mask covers: (R, H, W) → float (R, grid·grid) in [0, 1]."""
+    return F.adaptive_avg_pool2d(mask1[:, None].float(), grid)[:, 0].flatten(1)
+
+
+def fill_empty(prompt_masks: torch.Tensor, mask1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Give every region at least one token: an empty (G, G) selection takes the cell that the mask covers most.
+
+    Returns (bool (R, G, G), int64 scalar on the device: how many regions needed it). No host–device sync.
+    """
+    regions, grid = prompt_masks.shape[0], prompt_masks.shape[-1]
+    flat = prompt_masks.flatten(1)
+    empty = ~flat.any(dim=1)
+    best = F.one_hot(coverage(mask1, grid).argmax(dim=1), grid * grid).bool()
+    return torch.where(empty[:, None], best, flat).view(regions, grid, grid), empty.sum()
+
+
+def select_features(
+    features: torch.Tensor, prompt_masks: torch.Tensor, region_image: torch.Tensor
+) -> list[torch.Tensor]:
+    """Boolean selection of each region's tokens, raster order.
+
+    features (B, T, C), prompt_masks bool (R, G, G) with G·G = T, region_image int64 (R,) → R tensors (n_r, C).
+    The selector has no parameters and sends no gradient to the mask. One host–device sync for all regions.
+    """
+    selected, counts = select_features_flat(features, prompt_masks, region_image)
+    return list(selected.split(counts))
+
+
+def select_features_flat(
+    features: torch.Tensor, prompt_masks: torch.Tensor, region_image: torch.Tensor
+) -> tuple[torch.Tensor, list[int]]:
+    """As `select_features`, but all regions' tokens in one (Σ n_r, C) tensor and the list of n_r."""
+    tokens = features.shape[1]
+    mask_RT = prompt_masks.flatten(1)
+    region, token = torch.nonzero(mask_RT, as_tuple=True)
+    rows = region_image[region] * tokens + token
+    return features.flatten(0, 1).index_select(0, rows), mask_RT.sum(dim=1).tolist()

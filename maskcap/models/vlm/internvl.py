@@ -1,0 +1,106 @@
+"""InternVL (Hugging Face's `InternVLForConditionalGeneration`) behind the VLM interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from maskcap.errors import ConfigError
+from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation
+from maskcap.models.region_prompt import resize_image
+from maskcap.models.vlm.interface import ImageTokens
+from maskcap.vision_tokens.layout import grid_layout
+
+if TYPE_CHECKING:
+    from maskcap.models.sequence import Sequences
+
+
+class InternVL(nn.Module):
+    """One 448 px view an image: 32×32 patches of 14 px, pixel shuffle to 16×16 = 256 tokens (tiny: smaller).
+
+    model: `InternVLForConditionalGeneration`. tokenizer: its own; missing special tokens are added here and the
+    embeddings grow with them. image_size: side of the square that images are resized to, in pixels.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_size: int,
+        conversation: Conversation | None = None,
+        antialias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.tokenizer = tokenizer
+        self.conversation = conversation or Conversation()
+        self.image_size = image_size
+        self.antialias = antialias
+        self.hidden_size: int = model.config.text_config.hidden_size
+        self._check_geometry()
+        self._add_tokens()
+
+    @property
+    def grid(self) -> int:
+        """Tokens a side."""
+        config = self.model.config
+        return int(self.image_size // config.vision_config.patch_size[0] * config.downsample_ratio)
+
+    def _check_geometry(self) -> None:
+        patch = self.model.config.vision_config.patch_size[0]
+        if self.image_size % patch or (self.image_size // patch) * self.model.config.downsample_ratio % 1:
+            raise ConfigError(
+                f"model.image_size={self.image_size} does not divide into patches of {patch} px that pixel shuffle "
+                f"({self.model.config.downsample_ratio}) can merge; take a multiple of {2 * patch}."
+            )
+
+    def _add_tokens(self) -> None:
+        from tokenizers import AddedToken
+
+        known = self.tokenizer.get_vocab()
+        new = [AddedToken(token, special=True, normalized=False) for token in ADDED_TOKENS if token not in known]
+        self.tokenizer.add_tokens(new, special_tokens=True)
+        if IMAGE_SLOT not in self.tokenizer.get_vocab():
+            raise ConfigError(f"the tokenizer has no {IMAGE_SLOT} token: is this an InternVL folder in `-hf` format?")
+        if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
+            self.model.resize_token_embeddings(len(self.tokenizer))
+
+    def encode_image(self, image1: torch.Tensor) -> ImageTokens:
+        """(B, 3, H, W) ImageNet-normalised (InternVL's own normalisation) → ImageTokens of grid² tokens."""
+        pixel_values = resize_image(image1, self.image_size, self.antialias)
+        features = self.model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
+        return ImageTokens(features, grid_layout(self.grid, self.grid))
+
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """Input embeddings (..., C)."""
+        return self.model.get_input_embeddings()(input_ids)
+
+    def hidden_states(self, sequences: Sequences) -> torch.Tensor:
+        """Last hidden states (N, L, C) of the language model."""
+        return self.model.model.language_model(
+            inputs_embeds=sequences.inputs_embeds,
+            attention_mask=sequences.attention_mask,
+            position_ids=sequences.position_ids,
+            use_cache=False,
+        ).last_hidden_state
+
+    def head(self, states: torch.Tensor) -> torch.Tensor:
+        """Vocabulary logits (..., V)."""
+        return self.model.get_output_embeddings()(states)
+
+    @torch.no_grad()
+    def generate(self, sequences: Sequences, max_new_tokens: int) -> list[str]:
+        """Greedy continuation of left-padded `sequences`; stops at the end-of-turn token."""
+        end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
+        ids = self.model.generate(
+            inputs_embeds=sequences.inputs_embeds,
+            attention_mask=sequences.attention_mask,
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=end,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]

@@ -1,0 +1,1 @@
+"""The LightningModule, optimizers, checkpoints and callbacks."""

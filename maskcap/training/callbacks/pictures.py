@@ -1,0 +1,74 @@
+"""Pictures of predictions beside the truth after every validation: in the run folder, TensorBoard and wandb."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+
+    from maskcap.metrics.prediction import Prediction
+
+
+class Pictures(pl.Callback):
+    """Writes `<run folder>/samples/step_XXXXXX.png`, the run folder being the trainer's `default_root_dir`.
+
+    Draws the first `count` entries of the module's `val_pictures`, a list of
+    (image uint8 (H, W, 3), true mask (H, W), predicted mask (H, W) or None, Prediction); writes nothing when it is
+    empty. Only rank 0 writes; the sanity check is passed over. Raises ValueError when `count` is below 1.
+    """
+
+    def __init__(self, count: int = 8) -> None:
+        if count < 1:
+            raise ValueError(f"Pictures(count={count}): must be 1 or more; leave the callback out for no pictures")
+        self.count = count
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """After the module's own end of validation, so that `val_pictures` is complete."""
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]]
+        pictures = pl_module.val_pictures[: self.count]  # pyright: ignore[reportAssignmentType, reportIndexIssue]
+        if not pictures:
+            return
+        pixels = _draw(pictures)
+        _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:06d}.png")
+        for logger in trainer.loggers:
+            send_image(logger, "val/samples", pixels, trainer.global_step)
+
+
+def send_image(logger: Logger, name: str, pixels: np.ndarray, step: int) -> None:
+    """Show uint8 (H, W, 3) in a TensorBoard or wandb logger; other loggers have no images and are passed over.
+
+    Loggers are told by their class's name, so that neither package is imported here.
+    """
+    classes = {base.__name__ for base in type(logger).__mro__}
+    target: Any = logger
+    if "TensorBoardLogger" in classes:
+        target.experiment.add_image(name, pixels, step, dataformats="HWC")
+    elif "WandbLogger" in classes:
+        target.log_image(name, [pixels], step=step)
+
+
+def _draw(pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]]) -> np.ndarray:
+    from maskcap.reports.figures import PredictionView, figure_to_array, prediction_grid
+
+    views = [
+        PredictionView(image, true, predicted, said.caption, said.predicted_caption, said.phrase)
+        for image, true, predicted, said in pictures
+    ]
+    return figure_to_array(prediction_grid(views))
+
+
+def _write_png(pixels: np.ndarray, path: Path) -> None:
+    from PIL import Image
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    Image.fromarray(pixels).save(unfinished, format="PNG")
+    os.replace(unfinished, path)

@@ -1,0 +1,1 @@
+"""How many tokens an image costs, and where each one looks."""

@@ -1,0 +1,101 @@
+"""Every file in conf/ composes, passes check_config, and builds where that needs no download and no GPU."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from maskcap.cli.eval import merge
+from maskcap.cli.launch import conf_folder
+from maskcap.cli.train import TRAIN_SCHEMA
+from maskcap.config import CheckedConfig, check_config
+
+CONF = conf_folder()
+GROUPS = ["callbacks", "data", "debug", "logger", "loops", "model", "optimizer", "paths", "scheduler", "segmenter"]
+GROUPS += ["trainer", "vision_tokens"]
+
+
+def choices(group: str) -> list[str]:
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+CHOICES = [f"{group}={choice}" for group in GROUPS for choice in choices(group)]
+EXPERIMENTS = choices("experiment")
+
+
+def composed(*overrides: str, name: str = "train") -> DictConfig:
+    given = list(overrides)
+    if any(re.fullmatch(r"(data|experiment)=(?!demo).*", each) for each in given):
+        given.append("data.root=/nowhere")
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, overrides=[*given, "paths.run=/nowhere/run"])
+
+
+def checked(*overrides: str) -> CheckedConfig:
+    return check_config(composed(*overrides), TRAIN_SCHEMA)
+
+
+def test_no_group_is_forgotten_here():
+    folders = {path.name for path in CONF.iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "experiment", "hydra"}
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group(choice: str):
+    checked(choice)
+
+
+@pytest.mark.parametrize("debug", [None, *choices("debug")])
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_every_experiment_with_every_debug(experiment: str, debug: str | None):
+    config = checked(f"experiment={experiment}", *([f"debug={debug}"] if debug else []))
+    assert config["name"] == ("overfit" if debug == "overfit" else experiment)
+    if debug == "overfit":
+        assert config["model"]["_target_"].endswith("tiny_internvl") and config["trainer"]["accelerator"] == "cpu"
+        assert config["data"]["val"] == config["data"]["train"] or experiment == "demo"
+
+
+def test_train_without_arguments_is_the_demo_experiment():
+    assert checked().values == checked("experiment=demo").values
+
+
+@pytest.mark.parametrize("loops", choices("loops"))
+def test_tiny_models_build_with_every_choice_of_loops(loops: str):
+    module = checked("model.patch_size=16", f"loops={loops}").build("module")
+    assert sorted(module.loops) == sorted(["mask_to_caption", "caption_to_mask"] if loops == "both" else [loops])
+
+
+@pytest.mark.parametrize("data", choices("data"))
+def test_data_modules_build_without_touching_the_disk(data: str):
+    assert checked(f"data={data}").build("data").val_names[0] == "main"
+
+
+@pytest.mark.parametrize("logger", choices("logger"))
+def test_loggers_build(logger: str, tmp_path: Path):
+    config = composed(f"logger={logger}")
+    config.paths.run = str(tmp_path)
+    assert all(hasattr(each, "log_metrics") for each in check_config(config, TRAIN_SCHEMA).build("logger").values())
+
+
+def test_callbacks_and_trainer_build(tmp_path: Path):
+    config = composed("debug=profile")
+    config.paths.run = str(tmp_path)
+    built = check_config(config, TRAIN_SCHEMA)
+    trainer = built.build("trainer", callbacks=list(built.build("callbacks").values()), logger=False)
+    assert trainer.log_every_n_steps == 10 and trainer.checkpoint_callback is not None
+    assert {"SceneProbes", "Pictures", "MetricsFile"} <= {type(each).__name__ for each in trainer.callbacks}  # pyright: ignore
+
+
+@pytest.mark.parametrize("overrides", [(), ("data=refcoco",), ("trainer=gpu",), ("data=demo",)])
+def test_every_choice_of_eval_gives_a_valid_run(overrides: tuple[str, ...]):
+    given = composed("checkpoint=x.ckpt", "split=testA", *overrides, name="eval")
+    merged = merge(composed(), given)
+    values = check_config(merged, TRAIN_SCHEMA).values
+    assert merged.data.val_split == "testA"
+    assert OmegaConf.select(merged, "callbacks.checkpoint") is None
+    assert ("scene_probes" in values["callbacks"]) == (overrides != ("data=refcoco",))
+    assert values["trainer"]["accelerator"] == ("gpu" if overrides == ("trainer=gpu",) else "cpu")

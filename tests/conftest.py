@@ -1,0 +1,42 @@
+"""Fixtures that several folders share: the smallest real models, and a batch drawn by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maskcap.data.batch import Batch
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.presets import tiny_internvl, tiny_sam2
+
+
+@pytest.fixture
+def tiny_model() -> MaskCaptionModel:
+    """Both Hugging Face classes at 32 px: 4×4 image tokens, 8×8 low-res masks."""
+    vlm = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+    segmenter = tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64)
+    return MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=4)
+
+
+@pytest.fixture
+def tiny_batch() -> Batch:
+    """Two images of 64 px, three regions (two of the first image), normalised values; the last region has no words."""
+    generator = torch.Generator().manual_seed(0)
+    mask1 = torch.zeros(3, 64, 64)
+    mask1[0, 8:40, 8:40] = 1
+    mask1[1, 30:60, 40:64] = 1
+    mask1[2, 0:20, 30:50] = 1
+    return Batch(
+        image1=torch.randn(2, 3, 64, 64, generator=generator),
+        mask1=mask1,
+        region_image=torch.tensor([0, 0, 1]),
+        caption=["large red circle at the top left", "small blue cross", None],
+        phrase=["large red circle", "small blue cross", None],
+        question=[None, None, None],
+        references=[("large red circle at the top left",), ("small blue cross",), ()],
+        phrases=[("large red circle",), ("small blue cross", "cross"), ()],
+        region_ids=["a", "b", "c"],
+        keys=["set/train/0", "set/train/1"],
+        sources=["set", "set"],
+        sizes=[(64, 64), (64, 64)],
+    )

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from maskcap.data.holdout import RecordRange, hold_out, source_has_captions
+from maskcap.data.record import ImageRef, Record
+from maskcap.errors import ConfigError, DataError
+
+
+def frames(*counts: int) -> list[Record]:
+    """Records of videos with so many frames each; nothing is on disk."""
+    return [
+        Record(f"sav/train/{video}_{frame}", ImageRef(Path(f"{video}.mp4"), 8, 8, frame), ())
+        for video, count in enumerate(counts)
+        for frame in range(count)
+    ]
+
+
+def test_parts_are_disjoint_and_complete():
+    records = frames(*[1] * 50)
+    train, val = hold_out(records, 0.1)
+    assert (len(train), len(val)) == (45, 5)
+    assert list(train) + list(val) == records
+    assert val[0] == records[45] and val[-1] == records[-1] and val[1:3] == records[46:48]
+    with pytest.raises(IndexError):
+        val[5]
+
+
+def test_the_cut_spares_videos():
+    records = frames(10, 10, 10)
+    train, val = hold_out(records, 0.05)
+    assert (len(train), len(val)) == (20, 10)
+    train, val = hold_out(records, 1 / 3)
+    assert (len(train), len(val)) == (20, 10)
+
+
+def test_a_single_video_is_cut_with_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        train, val = hold_out(frames(10), 0.2)
+    assert (len(train), len(val)) == (8, 2) and "share the file 0.mp4" in caplog.text
+
+
+def test_at_least_one_record_on_either_side():
+    for fraction in (0.001, 0.999):
+        train, val = hold_out(frames(1, 1, 1), fraction)
+        assert min(len(train), len(val)) == 1
+
+
+def test_wrong_arguments():
+    with pytest.raises(ConfigError, match="val_fraction=0"):
+        hold_out(frames(1, 1), 0)
+    with pytest.raises(DataError, match="has 1 records"):
+        hold_out(frames(1), 0.5)
+
+
+def test_captions_of_a_source_and_its_ranges(tiny_source, region):
+    source = tiny_source(2)
+    assert RecordRange(source, 0, 1).has_captions and RecordRange(source, 0, 1).name == "tiny"
+    source.has_captions = False
+    assert not RecordRange(source, 0, 1).has_captions
+    assert source_has_captions(source.records) and not source_has_captions(frames(2))

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from maskcap.data.mixture import Mixture, sample_rng
+from maskcap.errors import ConfigError, DataError
+
+
+def mixture(lengths, weights, samples, seed=0) -> Mixture:
+    return Mixture(lengths, weights, seed, samples)
+
+
+def test_one_source_is_one_shuffled_pass_an_epoch():
+    order = mixture({"a": 50}, {"a": 1.0}, 50).epoch_order(3)
+    assert order.shape == (50, 2) and order.dtype == np.int64
+    assert sorted(order[:, 1]) == list(range(50)) and list(order[:, 1]) != list(range(50))
+
+
+def test_order_is_a_function_of_seed_and_epoch():
+    def order(seed, epoch):
+        return mixture({"a": 20, "b": 7}, {"a": 1.0, "b": 2.0}, 30, seed).epoch_order(epoch).tolist()
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3) and order(1, 2) != order(2, 2)
+
+
+def test_weights_are_shares_by_largest_remainder():
+    mixed = mixture({"a": 10, "b": 1000, "c": 5}, {"a": 3.0, "b": 2.0, "c": 1.0}, 100)
+    assert mixed.quotas() == [50, 33, 17]  # 50, 33.3, 16.7
+    assert Counter(mixed.epoch_order(0)[:, 0].tolist()) == {0: 50, 1: 33, 2: 17}
+    assert mixture({"a": 1, "b": 1}, {"a": 1.0, "b": 0.0}, 9).quotas() == [9, 0]
+    for samples in range(3, 40):
+        assert sum(mixture({"a": 2, "b": 3, "c": 4}, {"a": 0.7, "b": 0.2, "c": 0.1}, samples).quotas()) == samples
+
+
+def test_nothing_repeats_before_its_source_is_used_up():
+    mixed = mixture({"a": 12, "b": 90}, {"a": 1.0, "b": 1.0}, 40)
+    orders = np.concatenate([mixed.epoch_order(epoch) for epoch in range(9)])
+    for source, length in ((0, 12), (1, 90)):
+        # Within an epoch a source's records come in its stream's order, so whole passes can be cut off one by one.
+        stream = orders[orders[:, 0] == source, 1]
+        for start in range(0, len(stream) - length + 1, length):
+            assert sorted(stream[start : start + length]) == list(range(length))
+
+
+def test_another_source_leaves_this_ones_passes():
+    alone = mixture({"a": 30}, {"a": 1.0}, 30).epoch_order(0)
+    beside = mixture({"b": 30, "a": 30}, {"b": 1.0, "a": 1.0}, 60).epoch_order(0)
+    assert alone[:, 1].tolist() == beside[beside[:, 0] == 1, 1].tolist()
+
+
+def test_sources_are_interleaved():
+    order = mixture({"a": 100, "b": 100}, {"a": 1.0, "b": 1.0}, 200).epoch_order(0)
+    assert 30 < (order[:100, 0] == 0).sum() < 70
+
+
+def test_sample_generators_differ():
+    draws = {sample_rng(s, e, p).integers(2**62) for s in range(3) for e in range(3) for p in range(20)}
+    assert len(draws) == 180
+    assert sample_rng(1, 2, 3).integers(2**62) == sample_rng(1, 2, 3).integers(2**62)
+
+
+def test_a_share_that_rounds_to_nothing_is_logged(caplog):
+    with caplog.at_level(logging.WARNING):
+        mixture({"big": 10, "small": 10}, {"big": 1000.0, "small": 1.0}, 20)
+    assert "'small' is never drawn" in caplog.text and "big" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lengths", "weights", "samples", "error", "message"),
+    [
+        ({"a": 0}, {"a": 1.0}, 5, DataError, "'a' has no records"),
+        ({"a": 5}, {"a": -1.0}, 5, ConfigError, "weight -1.0 of source 'a'"),
+        ({"a": 5}, {"a": float("nan")}, 5, ConfigError, "weight nan"),
+        ({"a": 5}, {"a": 0.0}, 5, ConfigError, "all sources are 0"),
+        ({"a": 5}, {"b": 1.0}, 5, ConfigError, "different sources"),
+        ({}, {}, 5, ConfigError, "different sources"),
+        ({"a": 5}, {"a": 1.0}, 0, ConfigError, "samples_per_epoch=0"),
+    ],
+)
+def test_wrong_mixtures(lengths, weights, samples, error, message):
+    with pytest.raises(error, match=message):
+        mixture(lengths, weights, samples)
+    with pytest.raises(ConfigError, match="seed=-1"):
+        mixture({"a": 1}, {"a": 1.0}, 1, seed=-1)

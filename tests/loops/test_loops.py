@@ -1,0 +1,104 @@
+"""The three loops on a hand-made batch: which regions they use, what their losses are made of, that they learn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from maskcap.data.batch import Batch
+from maskcap.loops.base import Curriculum, StepContext
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.prompt_to_mask import PromptToMask
+from maskcap.losses import caption_loss
+from maskcap.models.mask_caption import MaskCaptionModel
+
+
+def _context(model: MaskCaptionModel, batch: Batch, step: int = 0, **curriculum: float) -> StepContext:
+    generator = torch.Generator().manual_seed(step)
+    return StepContext(model.encode(batch.image1), 0.5, Curriculum(**curriculum), generator)
+
+
+def test_caption_loss_is_that_of_single_sequences(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    """The batch's mean over tokens equals the token-weighted mean of each region computed alone."""
+    model, batch = tiny_model.eval(), tiny_batch
+    loss = MaskToCaption()(model, batch, _context(model, batch)).loss
+    total = tokens = 0
+    for r in (0, 1):
+        encoded = model.encode(batch.image1[:1])
+        regions, _ = model.region_tokens(encoded.tokens, batch.mask1[r : r + 1], torch.tensor([0]))
+        sequences = model.describe_sequences(encoded.tokens, regions, [0], [None], [batch.caption[r] or ""])
+        logits = model.vlm.head(model.vlm.hidden_states(sequences)[0, sequences.answer_positions])
+        total += caption_loss(logits, sequences.answer_ids).item() * sequences.answer_ids.numel()
+        tokens += sequences.answer_ids.numel()
+    assert loss.item() == pytest.approx(total / tokens, rel=1e-4)
+
+
+def test_caption_to_mask_adds_up_its_parts(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    loop = CaptionToMask(
+        ce_weight=2.0, dice_weight=0.5, answer_weight=0.25, grounding_weight=3.0, contrast_weight=0.125
+    )
+    logs = loop(tiny_model, tiny_batch, _context(tiny_model, tiny_batch)).logs
+    expected = (
+        2.0 * logs["mask_ce"]
+        + 0.5 * logs["mask_dice"]
+        + 0.25 * logs["answer"]
+        + 3.0 * logs["grounding"]
+        + 0.125 * logs["contrast"]
+    )
+    assert logs["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_curriculum_leaves_sam2_and_the_image_out(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    context = _context(tiny_model, tiny_batch, image_tokens_from=0.6, segmenter_from=0.6)
+    assert not context.keep_image() and not context.use_segmenter
+    logs = CaptionToMask()(tiny_model, tiny_batch, context).logs
+    assert "mask_ce" not in logs and "grounding" in logs
+    kept = [_context(tiny_model, tiny_batch, step, image_token_dropout=0.25).keep_image() for step in range(400)]
+    assert 0.68 < sum(kept) / len(kept) < 0.82
+
+
+@pytest.mark.parametrize("loop", [MaskToCaption(), CaptionToMask()])
+def test_a_batch_without_words_gives_zero_with_a_graph(
+    loop: MaskToCaption | CaptionToMask, tiny_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    blank: list[str | None] = [None, None, None]
+    batch = replace(tiny_batch, caption=blank, phrase=blank)
+    output = loop(tiny_model, batch, _context(tiny_model, batch))
+    assert output.loss.item() == 0 and output.logs == {}
+    output.loss.backward()
+    assert tiny_model.region_marker.grad is not None
+
+
+@pytest.mark.parametrize("points", [None, 64])
+def test_each_loop_learns_one_batch(points: int | None, tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    loops = {
+        "m2c": MaskToCaption(),
+        "c2m": CaptionToMask(sampled_points=points),
+        "p2m": PromptToMask(sampled_points=points),
+    }
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), lr=3e-3)
+    history = []
+    for step in range(30):
+        context = _context(tiny_model, tiny_batch, step)
+        losses = {name: loop(tiny_model, tiny_batch, context).loss for name, loop in loops.items()}
+        optimizer.zero_grad()
+        torch.stack(list(losses.values())).sum().backward()
+        optimizer.step()
+        history.append({name: loss.item() for name, loss in losses.items()})
+    for name in loops:
+        first, last = history[0][name], sum(step[name] for step in history[-4:]) / 4
+        assert last < 0.8 * first, (name, first, last)
+
+
+def test_predictions_cover_the_right_regions(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    model = tiny_model.eval()
+    encoded = model.encode(tiny_batch.image1)
+    assert len(MaskToCaption().predict(model, tiny_batch, encoded).captions or []) == 3
+    found = CaptionToMask().predict(model, tiny_batch, encoded)
+    assert found.regions == [0, 1, 1] and found.phrases == ["large red circle", "small blue cross", "cross"]
+    assert found.mask_logits is not None and found.mask_logits.shape == (3, 8, 8)
+    prompted = PromptToMask().predict(model, tiny_batch, encoded)
+    assert prompted.regions == [0, 1, 2]

@@ -1,0 +1,56 @@
+"""The joined model: shapes, equality of batched and single calls, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from maskcap.data.batch import Batch
+from maskcap.models.mask_caption import MaskCaptionModel
+
+
+def test_describe_and_segment_shapes(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    tiny_model.eval()
+    captions = tiny_model.describe(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    assert len(captions) == 3 and all(isinstance(caption, str) for caption in captions)
+    logits = tiny_model.segment(tiny_batch.image1, ["red circle", "cross"])
+    assert logits.shape == (2, 8, 8) and logits.dtype == torch.float32
+
+
+def test_regions_without_images_must_match(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    with pytest.raises(ValueError, match="region_image"):
+        tiny_model.segment(tiny_batch.image1, ["red circle", "cross", "square"])
+
+
+def test_batched_calls_equal_single_ones(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    tiny_model.eval()
+    batch = tiny_batch
+    phrases = ["large red circle at the top left", "cross", "a thing"]
+    together = tiny_model.segment(batch.image1, phrases, batch.region_image)
+    captions = tiny_model.describe(batch.image1, batch.mask1, batch.region_image)
+    for r, image in enumerate(batch.region_image.tolist()):
+        alone = tiny_model.segment(batch.image1[image : image + 1], phrases[r : r + 1])
+        torch.testing.assert_close(alone[0], together[r], rtol=1e-3, atol=1e-4)
+        assert tiny_model.describe(batch.image1[image : image + 1], batch.mask1[r : r + 1]) == [captions[r]]
+
+
+def test_every_part_is_reached_by_the_mask_logits(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    encoded = tiny_model.encode(tiny_batch.image1)
+    read = tiny_model.read_phrases(encoded.tokens, ["red circle", "cross"], [0, 1])
+    region_image = torch.tensor([0, 1])
+    grounding_map = tiny_model.ground(encoded, read.seg_states, region_image)
+    logits = tiny_model.mask_logits(encoded.segmenter, read.seg_states, region_image, grounding_map, (4, 4))
+    logits.pow(2).sum().backward()
+    for name in ("vlm.model.model.vision_tower", "vlm.model.model.multi_modal_projector", "seg_mlp", "grounding"):
+        part = tiny_model.get_submodule(name)
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters()), name
+    for name in ("segmenter.model.vision_encoder", "segmenter.model.mask_decoder", "segmenter.model.prompt_encoder"):
+        part = tiny_model.get_submodule(name)
+        assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in part.parameters()), name
+    assert tiny_model.region_marker.grad is None
+
+
+def test_without_grounding_there_is_no_map(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    plain = MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, grounding=False)
+    assert plain.grounding is None
+    assert plain.segment(tiny_batch.image1, ["a", "b"]).shape == (2, 8, 8)

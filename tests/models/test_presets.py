@@ -1,0 +1,125 @@
+"""Tiny builders, and the pretrained builders on folders that the same classes saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskcap.data.batch import Batch
+from maskcap.errors import ConfigError
+from maskcap.loops.base import StepContext
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.models.adapters import LoRA, count_parameters, freeze
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.presets import pretrained_internvl, pretrained_sam2, tiny_internvl, tiny_sam2
+
+
+def _tiny_vlm():  # noqa: ANN202
+    return tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+
+
+def test_tiny_models_are_a_function_of_their_seed() -> None:
+    before = torch.random.get_rng_state()
+    a, b = _tiny_vlm(), _tiny_vlm()
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    other = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1, seed=1)
+    assert any(not torch.equal(p, q) for p, q in zip(a.parameters(), other.parameters(), strict=True))
+
+
+def test_tiny_sam2_shares_its_positional_encodings() -> None:
+    model = tiny_sam2(image_size=32, hidden_size=64, width=8).model
+    a = model.shared_image_embedding.positional_embedding
+    b = model.prompt_encoder.shared_embedding.positional_embedding
+    assert torch.equal(a, b)
+
+
+def test_bad_geometry_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match="multiple of 32"):
+        tiny_sam2(image_size=100)
+    with pytest.raises(ConfigError, match="multiple of 8"):
+        tiny_internvl(image_size=36, patch_size=4)
+
+
+def test_tokenizer_keeps_scene_words_whole_and_loses_nothing() -> None:
+    tokenizer = _tiny_vlm().tokenizer
+    assert tokenizer.tokenize("large red circle at the top left")[:3] == ["Ġlarge", "Ġred", "Ġcircle"]
+    for text in ("Player No. 17 – naïve, 日本", "small cross", "redcircle"):
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        assert tokenizer.decode(ids).strip() == text
+
+
+def test_pretrained_folder_gives_the_saved_models_outputs(tmp_path: Path, tiny_batch: Batch) -> None:
+    vlm, segmenter = _tiny_vlm(), tiny_sam2(image_size=32, hidden_size=64, width=8)
+    vlm.model.save_pretrained(tmp_path / "vlm")
+    vlm.tokenizer.save_pretrained(tmp_path / "vlm")
+    segmenter.model.save_pretrained(tmp_path / "sam")
+    loaded = pretrained_internvl(str(tmp_path / "vlm"), dtype="float32", image_size=32, local_files_only=True)
+    features = loaded.encode_image(tiny_batch.image1).features
+    torch.testing.assert_close(features, vlm.encode_image(tiny_batch.image1).features)
+    sam = pretrained_sam2(str(tmp_path / "sam"), local_files_only=True)
+    a = sam.eval().encode(tiny_batch.image1).embeddings
+    torch.testing.assert_close(a, segmenter.eval().encode(tiny_batch.image1).embeddings)
+    model = MaskCaptionModel(loaded, sam, max_new_tokens=2)
+    assert len(model.describe(tiny_batch.image1, tiny_batch.mask1[:2])) == 2
+
+
+def test_lora_trains_adapters_and_embeddings_only(tmp_path: Path, tiny_batch: Batch) -> None:
+    vlm = _tiny_vlm()
+    vlm.model.save_pretrained(tmp_path)
+    vlm.tokenizer.save_pretrained(tmp_path)
+    loaded = pretrained_internvl(
+        str(tmp_path),
+        dtype="float32",
+        image_size=32,
+        lora=LoRA(rank=2, alpha=4),
+        freeze_patterns=["model.vision_tower.*"],
+        local_files_only=True,
+    )
+    trained = {name for name, p in loaded.model.named_parameters() if p.requires_grad}
+    assert any("lora_" in name for name in trained)
+    assert any("embed_tokens" in name for name in trained)
+    assert all(
+        "lora_" in name or "embed_tokens" in name or "projector" in name or "lm_head" in name for name in trained
+    )
+    every, some = count_parameters(loaded)
+    assert 0 < some < every
+    torch.testing.assert_close(
+        loaded.encode_image(tiny_batch.image1).features, vlm.encode_image(tiny_batch.image1).features
+    )
+
+
+def test_a_missing_folder_and_an_idle_freeze_pattern_are_config_errors(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="model.path=.*cannot be loaded"):
+        pretrained_internvl(str(tmp_path / "nothing"), local_files_only=True)
+    with pytest.raises(ConfigError, match="expected float32"):
+        pretrained_sam2(str(tmp_path), dtype="int8")
+    with pytest.raises(ConfigError, match="'vision.*' matches no parameter"):
+        freeze(_tiny_vlm().model, ["vision.*"])
+
+
+def test_frozen_bfloat16_and_trained_float32_work_under_autocast(tmp_path: Path, tiny_batch: Batch) -> None:
+    vlm, segmenter = _tiny_vlm(), tiny_sam2(image_size=32, hidden_size=64, width=8)
+    vlm.model.save_pretrained(tmp_path / "vlm")
+    vlm.tokenizer.save_pretrained(tmp_path / "vlm")
+    segmenter.model.save_pretrained(tmp_path / "sam")
+    model = MaskCaptionModel(
+        pretrained_internvl(
+            str(tmp_path / "vlm"), image_size=32, lora=LoRA(rank=2), freeze_patterns=["model.vision_tower.*"]
+        ),
+        pretrained_sam2(str(tmp_path / "sam"), freeze_patterns=["vision_encoder.*"]),
+        max_new_tokens=2,
+    )
+    dtypes = {p.requires_grad: p.dtype for p in model.vlm.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    context = StepContext(model.encode(tiny_batch.image1))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = [loop(model, tiny_batch, context).loss for loop in (MaskToCaption(), CaptionToMask())]
+        captions = model.eval().describe(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    torch.stack(losses).sum().backward()
+    assert len(captions) == 3
+    assert all(p.grad is not None for name, p in model.vlm.named_parameters() if "lora_B" in name)
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from maskcap.reports.figures import (
+    PREDICTION_COLOUR,
+    TRUTH_COLOUR,
+    PredictionView,
+    _wrap,
+    figure_to_array,
+    prediction_figure,
+    prediction_grid,
+)
+
+
+def view(height: int = 32, width: int = 48) -> PredictionView:
+    image = np.full((height, width, 3), 128, np.uint8)
+    true, predicted = np.zeros((2, height, width), dtype=bool)
+    true[8:24, 8:24] = True
+    predicted[8:24, 16:32] = True
+    return PredictionView(image, true, predicted, "the grey $x_1$ square", "a square", "grey square")
+
+
+def count_colour(pixels: np.ndarray, colour: str) -> int:
+    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    return int((np.abs(pixels.astype(int) - rgb).max(-1) < 12).sum())
+
+
+def texts(figure: object) -> list[str]:
+    from matplotlib.text import Text
+
+    return [artist.get_text() for artist in figure.findobj(Text) if artist.get_text()]  # pyright: ignore
+
+
+def test_one_region_shows_both_outlines_captions_phrase_and_iou():
+    v = view()
+    figure = prediction_figure(v.image, v.true_mask, v.predicted_mask, v.caption, v.predicted_caption, v.phrase)
+    assert {"the grey $x_1$ square", "a square", "asked for: grey square", "IoU 0.33"} <= set(texts(figure))
+    pixels = figure_to_array(figure)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    middle = pixels.shape[1] // 2
+    assert count_colour(pixels[:, :middle], TRUTH_COLOUR) > 100  # a title and an outline
+    assert count_colour(pixels[:, middle:], PREDICTION_COLOUR) > 100
+    assert count_colour(pixels[:, :middle], PREDICTION_COLOUR) == 0
+
+
+def test_the_rest_of_the_image_is_dimmed_and_the_object_is_not():
+    v = view()
+    array = np.asarray(prediction_figure(v.image, v.true_mask).axes[0].images[0].get_array())
+    assert array[0, 0] == pytest.approx(0.5 * 128 / 255 + 0.5, abs=1e-3)
+    assert array[12, 12] == pytest.approx(0.8 * 128 / 255 + 0.2 * np.array([0x00, 0xA3, 0xA1]) / 255, abs=1e-3)
+
+
+def test_missing_predictions_empty_masks_and_foreign_scripts_draw_without_a_warning():
+    v = view()
+    empty = np.zeros_like(v.true_mask)
+    views = [
+        PredictionView(v.image, empty, empty),
+        PredictionView(v.image, ~empty, None, caption="红色的圆", phrase="红"),
+        PredictionView(v.image[:, :20], v.true_mask[:, :20], v.predicted_mask[:, :20]),  # pyright: ignore
+    ]
+    figure = prediction_grid(views)
+    assert "IoU 1.00" in texts(figure)
+    figure_to_array(figure)
+
+
+def test_a_grid_grows_by_rows_and_renders_the_same_twice():
+    one, two, three = (figure_to_array(prediction_grid([view()] * count)) for count in (1, 2, 3))
+    assert two.shape == (one.shape[0], 2 * one.shape[1], 3)
+    assert three.shape == (2 * one.shape[0], 2 * one.shape[1], 3)
+    assert np.array_equal(three, figure_to_array(prediction_grid([view()] * 3)))
+
+
+def test_a_long_caption_shows_that_it_goes_on():
+    wrapped = _wrap("word " * 100, 38, 3)
+    assert wrapped.count("\n") == 2 and wrapped.endswith("…")
+
+
+def test_wrong_shapes_are_refused():
+    v = view()
+    with pytest.raises(ValueError, match=r"predicted_mask is \(4, 4\) but the image is \(32, 48\)"):
+        prediction_figure(v.image, v.true_mask, np.zeros((4, 4)))
+    with pytest.raises(ValueError, match="uint8"):
+        prediction_figure(v.image / 255, v.true_mask)
+    with pytest.raises(ValueError, match="no predictions"):
+        prediction_grid([])
+
+
+def test_drawing_does_not_load_pyplot():
+    code = (
+        "import sys, numpy as np; from maskcap.reports.figures import prediction_figure, figure_to_array;"
+        "assert 'matplotlib' not in sys.modules;"
+        "figure_to_array(prediction_figure(np.zeros((8, 8, 3), np.uint8), np.ones((8, 8))));"
+        "assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,114 @@
+"""A real fit on drawn scenes: metrics, exact resume, clear errors."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+
+from maskcap.data.datamodule import MaskCaptionDataModule
+from maskcap.data.scenes import make_scenes
+from maskcap.data.sources import RefCOCOSource, SA1BSource
+from maskcap.errors import ConfigError
+from maskcap.loops.base import Curriculum
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.prompt_to_mask import PromptToMask
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.presets import tiny_internvl, tiny_sam2
+from maskcap.training.module import MaskCaptionModule
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_scenes(tmp_path_factory.mktemp("scenes") / "demo", train=12, val=3, size=64, workers=1)
+
+
+def _data(scenes: Path) -> MaskCaptionDataModule:
+    return MaskCaptionDataModule(
+        {"refcoco": functools.partial(RefCOCOSource, scenes)},
+        {
+            "main": functools.partial(RefCOCOSource, scenes, split="val"),
+            "content": functools.partial(RefCOCOSource, scenes, dataset="refcoco+", split="val"),
+        },
+        image_size=64,
+        regions_per_image=2,
+        batch_size=2,
+        samples_per_epoch=8,
+    )
+
+
+def _module(**options: Any) -> MaskCaptionModule:
+    L.seed_everything(0, verbose=False)
+    vlm = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+    segmenter = tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64)
+    model = MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=3)
+    loops = {"mask_to_caption": MaskToCaption(), "caption_to_mask": CaptionToMask()}
+    return MaskCaptionModule(model, options.pop("loops", loops), meteor=False, **options)
+
+
+def _trainer(folder: Path, **options: Any) -> L.Trainer:
+    defaults: dict[str, Any] = {"max_epochs": 2, "enable_checkpointing": False, "logger": False}
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "num_sanity_val_steps": 0}
+    return L.Trainer(default_root_dir=folder, accelerator="cpu", devices=1, **{**defaults, **quiet, **options})
+
+
+def test_fit_validates_every_set_by_name(scenes: Path, tmp_path: Path) -> None:
+    module = _module(describe_sets=["main"], curriculum=Curriculum(0.3, 0.25, 0.3))
+    trainer = _trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, datamodule=_data(scenes))
+    metrics = trainer.callback_metrics
+    for name in ("val/caption_exact", "val/miou", "val/ciou", "val/miou_content", "train/caption_to_mask/loss"):
+        assert name in metrics
+    assert "val/caption_exact_content" not in metrics
+    sets = {prediction.set_name for prediction in module.val_predictions}
+    assert sets == {"main", "content"}
+    described = [p for p in module.val_predictions if p.set_name == "main"]
+    assert all(p.predicted_caption is not None and p.iou is not None and p.true_rle for p in described)
+    image, true, predicted, prediction = module.val_pictures[0]
+    assert image.shape == (64, 64, 3) and true.shape == predicted.shape == (64, 64) and prediction.iou is not None
+
+
+def test_resume_ends_with_the_undisturbed_runs_weights(scenes: Path, tmp_path: Path) -> None:
+    def run(max_epochs: int, folder: str, checkpoint: str | None = None) -> L.Trainer:
+        trainer = _trainer(tmp_path / folder, max_epochs=max_epochs, limit_val_batches=0, deterministic=True)
+        module = _module()
+        trainer.fit(module, datamodule=_data(scenes), ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+        return trainer
+
+    # the schedule's length must be the same in both halves, so the first run is stopped, not shortened
+    class Stop(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / "half.ckpt")
+            trainer.should_stop = True
+
+    whole = run(2, "whole")
+    half = _trainer(tmp_path / "half", limit_val_batches=0, deterministic=True, callbacks=[Stop()])
+    half.fit(_module(), datamodule=_data(scenes))
+    rest = run(2, "rest", str(tmp_path / "half.ckpt"))
+    assert half.global_step == 4 and rest.global_step == whole.global_step == 8
+    a, b = whole.lightning_module.state_dict(), rest.lightning_module.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_loop_that_needs_captions_on_a_source_without_them_is_an_error(scenes: Path, tmp_path: Path) -> None:
+    data = MaskCaptionDataModule({"sa1b": functools.partial(SA1BSource, scenes / "sa1b")}, image_size=64)
+    with pytest.raises(ConfigError, match="sa1b.*loops=prompt_to_mask"):
+        _trainer(tmp_path).fit(_module(), datamodule=data)
+
+
+def test_masks_without_words_train_sam2_from_prompts(scenes: Path, tmp_path: Path) -> None:
+    source = functools.partial(SA1BSource, scenes / "sa1b")
+    data = MaskCaptionDataModule({"sa1b": source}, {"main": source}, image_size=64, samples_per_epoch=2, limit_val=2)
+    trainer = _trainer(tmp_path, max_epochs=1)
+    trainer.fit(_module(loops={"prompt_to_mask": PromptToMask()}), datamodule=data)
+    assert "val/prompt_miou" in trainer.callback_metrics and "val/miou" not in trainer.callback_metrics
+
+
+def test_no_loop_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="no loop to train"):
+        _module(loops={})
