@@ -10,6 +10,9 @@ from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_internvl, tiny_sam2
 
 
+torch.set_num_threads(1)  # models this small lose more than they gain from threads, and CI has two cores
+
+
 @pytest.fixture
 def tiny_model() -> MaskCaptionModel:
     """Both Hugging Face classes at 32 px: 4×4 image tokens, 8×8 low-res masks."""

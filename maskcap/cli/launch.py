@@ -83,7 +83,7 @@ def start_time() -> str:
     environment = os.environ
     if environment.get("WORLD_SIZE", "1") == "1" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return now
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
     store = TCPStore(environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), is_master=False)
     key = f"maskcap/start_time/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}"

@@ -71,8 +71,8 @@ def run(config: DictConfig) -> float | None:
         )
         if resume is not None and not trainer.callback_metrics:
             raise ConfigError(
-                f"checkpoint={resume} is at the end of this run already (step {trainer.global_step}): nothing to train. "
-                "To go on, raise trainer.max_epochs"
+                f"checkpoint={resume} is at the end of this run already (step {trainer.global_step}): "
+                "to train on, raise trainer.max_epochs"
             )
         return _metric(trainer, checked["optimized_metric"])
 

@@ -26,8 +26,8 @@ class Sample:
     caption:    for each region one of its captions, or None for a region without; None if the record has none at all.
     phrase:     as `caption`, drawn apart from it, and None for a region whose captions do not single it out.
     question:   what `caption` answers (None: the default question).
-    references: for each region every caption that answers the same question as `caption` (just that one when captions
-                are taken "first"); `()` for a region without captions.
+    references: for each region every caption that answers the same question as `caption` (just that one when
+                captions are taken "first"); `()` for a region without captions.
     phrases:    for each region every phrase that it may be segmented by (just the first when phrases are taken "first");
                 evaluation scores them all, `()` for a region that has none.
     region_ids: the K region ids, in the record's order.

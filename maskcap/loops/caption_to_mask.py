@@ -63,7 +63,7 @@ class CaptionToMask:
         phrases = [batch.phrase[index] or "" for index in chosen]
         mask1, region_image = take(batch.mask1, chosen), take(batch.region_image, chosen)
         tokens = context.encoded.tokens
-        read = model.read_phrases(tokens, phrases, batch.images_of(chosen), keep_image=context.keep_image())
+        read = model.read_phrases(context.encoded, phrases, batch.images_of(chosen), keep_image=context.keep_image())
         parts: dict[str, tuple[float, torch.Tensor]] = {"answer": (self.answer_weight, self._answer_loss(model, read))}
         grounding_map = None
         if model.grounding is not None:

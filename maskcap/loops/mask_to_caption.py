@@ -27,10 +27,9 @@ class MaskToCaption:
         if not chosen:
             return nothing_to_learn(model)
         region_image = take(batch.region_image, chosen)
-        tokens = context.encoded.tokens
-        regions, small = model.region_tokens(tokens, take(batch.mask1, chosen), region_image)
+        regions, small = model.region_tokens(context.encoded.tokens, take(batch.mask1, chosen), region_image)
         sequences = model.describe_sequences(
-            tokens,
+            context.encoded,
             regions,
             batch.images_of(chosen),
             [batch.question[index] for index in chosen],

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import nn
@@ -15,8 +16,11 @@ from torch import nn
 from maskcap.models.grounding import GroundingHead
 from maskcap.models.region_prompt import Pool, fill_empty, pool_masks, select_features_flat
 from maskcap.models.segmenter import Segmenter, SegmenterFeatures
-from maskcap.models.sequence import RegionTokens, Segment, Sequences, build_prefixes, build_sequences
+from maskcap.models.sequence import Prefix, RegionTokens, Segment, Sequences, build_prefixes, build_sequences
 from maskcap.models.vlm.interface import ImageTokens
+
+
+Packing = Literal["fork", "none"]
 
 
 class EncodedImages:
@@ -37,13 +41,17 @@ class EncodedImages:
         return self.model.segmenter.encode(self.image1)
 
     @cached_property
+    def prefix(self) -> Prefix:
+        """The language model's reading of the images' prefixes."""
+        return self.model.vlm.read_prefix(build_prefixes(self.model.vlm, self.tokens.features))  # type: ignore[operator]
+
+    @cached_property
     def keys(self) -> torch.Tensor:
         """Grounding keys (B, T, K); always from the full image, also where prompts leave the image's tokens out."""
         assert self.model.grounding is not None
         features = self.tokens.features
-        prefixes = build_prefixes(self.model.vlm, features)
-        states = self.model.vlm.hidden_states(prefixes).flatten(0, 1)
-        return self.model.grounding.keys(features, states[prefixes.image_positions].view_as(features))
+        states = self.prefix.states.flatten(0, 1).index_select(0, self.prefix.image_positions)
+        return self.model.grounding.keys(features, states.view_as(features))
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class MaskCaptionModel(nn.Module):
     """A VLM and a segmenter joined by region prompts (mask → caption) and a [SEG] token (caption → mask).
 
     grounding: add the grounding map (on for models without pretraining). pool: how a mask selects tokens.
-    max_new_tokens: longest generated caption. max_length: longest sequence in tokens, None for no limit.
+    packing: how sequences share their prefix, see `sequence.py`; both give the same numbers. max_new_tokens: longest generated caption. max_length: longest sequence in tokens, None for no limit.
     """
 
     def __init__(
@@ -68,6 +76,7 @@ class MaskCaptionModel(nn.Module):
         segmenter: Segmenter,
         grounding: bool = False,
         pool: Pool = "nearest",
+        packing: Packing = "fork",
         max_new_tokens: int = 64,
         max_length: int | None = None,
     ) -> None:
@@ -79,6 +88,7 @@ class MaskCaptionModel(nn.Module):
         self.region_marker = nn.Parameter(torch.zeros(width))
         self.grounding = GroundingHead(width) if grounding else None
         self.pool: Pool = pool
+        self.packing: Packing = packing
         self.max_new_tokens = max_new_tokens
         self.max_length = max_length
 
@@ -101,25 +111,48 @@ class MaskCaptionModel(nn.Module):
 
     def describe_sequences(
         self,
-        tokens: ImageTokens,
+        encoded: EncodedImages,
         regions: RegionTokens,
         region_image: Sequence[int],
         questions: Sequence[str | None],
         captions: Sequence[str] | None,
         keep_image: bool = True,
     ) -> Sequences:
-        """Sequences of mask → caption; `captions` None leaves the answer to be generated (left padding)."""
+        """Sequences of mask → caption; `captions` None leaves the answer to be generated (left padding, no fork)."""
         conversation = self.vlm.conversation
         segments = [
             Segment(image, conversation.describe_prompt(question), None if captions is None else captions[r], r)  # type: ignore[union-attr]
             for r, (image, question) in enumerate(zip(region_image, questions, strict=True))
         ]
-        padding = "left" if captions is None else "right"
-        features = tokens.features if keep_image else None
-        return build_sequences(self.vlm, segments, features, regions, padding=padding, max_length=self.max_length)  # type: ignore[arg-type]
+        if captions is None:
+            features = encoded.tokens.features
+            return build_sequences(
+                self.vlm,  # type: ignore[arg-type]
+                segments,
+                features,
+                regions,
+                padding="left",
+                max_length=self.max_length,
+            )
+        return self._sequences(encoded, segments, regions, keep_image)
+
+    def _sequences(
+        self, encoded: EncodedImages, segments: list[Segment], regions: RegionTokens | None, keep_image: bool
+    ) -> Sequences:
+        """Training sequences, packed as configured; without the image's tokens there is nothing to share."""
+        features = encoded.tokens.features if keep_image else None
+        prefix = encoded.prefix if keep_image and self.packing == "fork" else None
+        return build_sequences(
+            self.vlm,  # type: ignore[arg-type]
+            segments,
+            features,
+            regions,
+            max_length=self.max_length,
+            prefix=prefix,
+        )
 
     def read_phrases(
-        self, tokens: ImageTokens, phrases: Sequence[str], region_image: Sequence[int], keep_image: bool = True
+        self, encoded: EncodedImages, phrases: Sequence[str], region_image: Sequence[int], keep_image: bool = True
     ) -> Phrases:
         """Run the language model over "segment this phrase" and its answer with [SEG].
 
@@ -130,8 +163,7 @@ class MaskCaptionModel(nn.Module):
             Segment(image, conversation.segment_prompt(phrase), conversation.segment_answer)  # type: ignore[union-attr,arg-type]
             for image, phrase in zip(region_image, phrases, strict=True)
         ]
-        features = tokens.features if keep_image else None
-        sequences = build_sequences(self.vlm, segments, features, max_length=self.max_length)  # type: ignore[arg-type]
+        sequences = self._sequences(encoded, segments, None, keep_image)
         states = self.vlm.hidden_states(sequences)  # type: ignore[operator]
         return Phrases(states.flatten(0, 1).index_select(0, sequences.seg_positions), states, sequences)
 
@@ -162,10 +194,10 @@ class MaskCaptionModel(nn.Module):
         """Greedy captions of R regions: image1 (B, 3, H, W) normalised, mask1 (R, H, W); `region_image` may be left
         out when region i is of image i."""
         region_image = _region_image(region_image, mask1.shape[0], image1)
-        tokens = (encoded or self.encode(image1)).tokens
-        regions, _ = self.region_tokens(tokens, mask1, region_image)
+        encoded = encoded or self.encode(image1)
+        regions, _ = self.region_tokens(encoded.tokens, mask1, region_image)
         asked = questions if questions is not None else [None] * mask1.shape[0]
-        sequences = self.describe_sequences(tokens, regions, region_image.tolist(), asked, None)
+        sequences = self.describe_sequences(encoded, regions, region_image.tolist(), asked, None)
         return self.vlm.generate(sequences, self.max_new_tokens)  # type: ignore[operator]
 
     @torch.no_grad()
@@ -179,7 +211,7 @@ class MaskCaptionModel(nn.Module):
         """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask."""
         region_image = _region_image(region_image, len(phrases), image1)
         encoded = encoded or self.encode(image1)
-        seg_states = self.read_phrases(encoded.tokens, phrases, region_image.tolist()).seg_states
+        seg_states = self.read_phrases(encoded, phrases, region_image.tolist()).seg_states
         grounding_map = self.ground(encoded, seg_states, region_image)
         grid = encoded.tokens.layout.grid
         return self.mask_logits(encoded.segmenter, seg_states, region_image, grounding_map, grid)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskcap.errors import ConfigError
 from maskcap.models.adapters import LoRA, add_lora, freeze, train_in_float32
-from maskcap.models.conversation import tiny_conversation
+from maskcap.models.conversation import IMAGE_SLOT, tiny_conversation
 
 if TYPE_CHECKING:
     from maskcap.models.segmenter import Segmenter
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def tiny_internvl(
     image_size: int = 128,
     patch_size: int = 8,
+    downsample_ratio: float = 0.5,
     hidden_size: int = 96,
     vit_layers: int = 4,
     lm_layers: int = 2,
@@ -26,14 +27,14 @@ def tiny_internvl(
 ) -> InternVL:
     """`InternVLForConditionalGeneration` with random weights, about a million parameters.
 
-    image_size / patch_size / 2 tokens a side (pixel shuffle .5): 128 and 8 give 8×8 tokens. Layer scale starts at 1
+    image_size / patch_size · downsample_ratio tokens a side: 128, 8 and 1 (no pixel shuffle) give 16×16 tokens. Layer scale starts at 1
     (a pretrained ViT's .1 hardly trains from scratch); positions are learned from 2-D sines and cosines, because from
     the library's zeros a short run never learns where a region is.
     """
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
 
-    from maskcap.models.tiny_tokenizer import tiny_tokenizer
+    from maskcap.models.tiny_tokenizer import tiny_tokenizer, token_id
     from maskcap.models.vlm.internvl import InternVL
 
     tokenizer = tiny_tokenizer()
@@ -56,16 +57,17 @@ def tiny_internvl(
         num_key_value_heads=heads,
         max_position_embeddings=1024,
         bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=token_id(tokenizer, "<|im_end|>"),
+        pad_token_id=token_id(tokenizer, "<pad>"),
         tie_word_embeddings=True,
         initializer_range=std,
     )
     config = InternVLConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
-        image_seq_length=(image_size // patch_size // 2) ** 2,
+        image_token_id=token_id(tokenizer, IMAGE_SLOT),
+        image_seq_length=int(image_size // patch_size * downsample_ratio) ** 2,
+        downsample_ratio=downsample_ratio,
         tie_word_embeddings=True,
     )
     with torch.random.fork_rng(devices=[]):

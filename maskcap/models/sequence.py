@@ -3,6 +3,8 @@
 Shapes: N sequences, A answer tokens of all sequences, L padded length, C width, T image tokens, n_r tokens of region r.
 
 `packing: none`: every segment is a sequence of its own, `prefix (with the image's tokens) + question + answer`.
+`packing: fork`: the prefix is read once an image, and each segment goes on from a copy of its keys and values. A segment
+attends to the prefix and itself only and its positions start where the prefix ends, so both give the same states.
 """
 
 from __future__ import annotations
@@ -36,6 +38,25 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Prefix:
+    """The prefixes of B images as the language model read them, with gradient.
+
+    keys, values: one (B, heads, P, width) tensor a layer. states (B, P, C): last hidden states.
+    image_positions int64 (B·T,): indices in B·P of the image tokens.
+    """
+
+    keys: list[torch.Tensor]
+    values: list[torch.Tensor]
+    states: torch.Tensor
+    image_positions: torch.Tensor
+
+    @property
+    def length(self) -> int:
+        """P, tokens."""
+        return self.states.shape[1]
+
+
+@dataclass(frozen=True)
 class Sequences:
     """N padded sequences on the device.
 
@@ -44,6 +65,8 @@ class Sequences:
     answer_ids int64 (A,): these tokens, the labels of the caption loss.
     seg_positions int64 (N,): index in N·L of each sequence's [SEG]; empty when the segments have none.
     image_positions int64 (N·T,): indices in N·L of the image tokens; empty when they were left out.
+    prefix, of_images int64 (N,): with packing "fork" the sequences above hold the segments alone; each goes on from
+    the prefix of its image.
     """
 
     inputs_embeds: torch.Tensor
@@ -53,6 +76,8 @@ class Sequences:
     answer_ids: torch.Tensor
     seg_positions: torch.Tensor
     image_positions: torch.Tensor
+    prefix: Prefix | None = None
+    of_images: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -71,21 +96,23 @@ def build_sequences(
     *,
     padding: str = "right",
     max_length: int | None = None,
+    prefix: Prefix | None = None,
 ) -> Sequences:
     """Lay out one sequence a segment.
 
     image_features: (B, T, C), or None to leave the image's tokens out of every prefix. padding: `right` to train,
-    `left` to generate. Raises SequenceTooLongError, naming the segment, when one is longer than `max_length`.
+    `left` to generate. prefix: fork it instead of repeating it (`image_features` is then not read). Raises SequenceTooLongError, naming the segment, when one is longer than `max_length`.
     """
-    tokens_per_image = 0 if image_features is None else image_features.shape[1]
-    prefix = _prefix(vlm, tokens_per_image)
-    rows = [_tokenise(vlm, segment, prefix, regions) for segment in segments]
+    tokens_per_image = 0 if image_features is None or prefix is not None else image_features.shape[1]
+    prefix_ids = [] if prefix is not None else _prefix(vlm, tokens_per_image)
+    offset = 0 if prefix is None else prefix.length
+    rows = [_tokenise(vlm, segment, prefix_ids, regions) for segment in segments]
     longest = max(len(ids) for ids, _ in rows)
-    if max_length is not None and longest > max_length:
+    if max_length is not None and offset + longest > max_length:
         worst = max(range(len(rows)), key=lambda i: len(rows[i][0]))
         raise SequenceTooLongError(
-            f"{segments[worst].name or 'a segment'} needs {longest} tokens ({tokens_per_image} for the image); the "
-            f"limit is {max_length}. Raise model.max_length or lower the vision-token budget."
+            f"{segments[worst].name or 'a segment'} needs {offset + longest} tokens with its image; the limit is "
+            f"{max_length}. Raise mask_caption.max_length or lower the vision-token budget."
         )
     device = _device(vlm)
     ids_NL, mask_NL, answers_NL = _pad(rows, longest, padding, vlm.tokenizer.pad_token_id)
@@ -93,12 +120,12 @@ def build_sequences(
     image_at, region_at, seg_at = (_find(ids_NL, vlm, token) for token in (IMAGE_SLOT, REGION_SLOT, SEG))
     embeds_NLC = vlm.embed(ids_NL.to(device))
     flat = embeds_NLC.flatten(0, 1)
-    if image_features is not None:
-        of_images = torch.tensor([segment.image for segment in segments], device=device)
+    of_images = torch.tensor([segment.image for segment in segments], device=device)
+    if image_features is not None and prefix is None:
         flat = flat.index_copy(0, image_at.to(device), _rows(image_features, of_images).to(flat.dtype))
     if regions is not None and region_at.numel():
         flat = flat.index_copy(0, region_at.to(device), _region_rows(segments, regions).to(flat.dtype))
-    position_ids = (mask_NL.cumsum(dim=1) - 1).clamp_min(0)
+    position_ids = offset + (mask_NL.cumsum(dim=1) - 1).clamp_min(0)
     return Sequences(
         inputs_embeds=flat.view_as(embeds_NLC),
         attention_mask=mask_NL.to(device),
@@ -107,6 +134,8 @@ def build_sequences(
         answer_ids=ids_NL.flatten()[answer_at].to(device),
         seg_positions=seg_at.to(device),
         image_positions=image_at.to(device),
+        prefix=prefix,
+        of_images=of_images,
     )
 
 

@@ -36,7 +36,7 @@ def test_batched_calls_equal_single_ones(tiny_model: MaskCaptionModel, tiny_batc
 
 def test_every_part_is_reached_by_the_mask_logits(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
     encoded = tiny_model.encode(tiny_batch.image1)
-    read = tiny_model.read_phrases(encoded.tokens, ["red circle", "cross"], [0, 1])
+    read = tiny_model.read_phrases(encoded, ["red circle", "cross"], [0, 1])
     region_image = torch.tensor([0, 1])
     grounding_map = tiny_model.ground(encoded, read.seg_states, region_image)
     logits = tiny_model.mask_logits(encoded.segmenter, read.seg_states, region_image, grounding_map, (4, 4))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from maskcap.data.batch import Batch
 from maskcap.errors import SequenceTooLongError
+from maskcap.loops.base import StepContext
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.sequence import RegionTokens, Segment, build_prefixes, build_sequences
 
@@ -75,5 +79,28 @@ def test_prefix_states_equal_those_inside_a_sequence(tiny_model: MaskCaptionMode
 
 def test_too_long_a_sequence_names_the_sample(tiny_model: MaskCaptionModel) -> None:
     segment = Segment(0, "<|im_start|> red", name="refcoco/train/7 region 3")
-    with pytest.raises(SequenceTooLongError, match="refcoco/train/7 region 3 needs 20 tokens"):
+    with pytest.raises(SequenceTooLongError, match="refcoco/train/7 region 3 needs 20 tokens with its image"):
         build_sequences(tiny_model.vlm, [segment], torch.zeros(1, 16, 32), max_length=19)
+
+
+def test_a_forked_prefix_gives_the_states_losses_and_gradients_of_whole_sequences(
+    tiny_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    results = {}
+    for packing in ("none", "fork"):
+        tiny_model.packing = packing
+        tiny_model.zero_grad()
+        context = StepContext(tiny_model.encode(tiny_batch.image1))
+        losses = [loop(tiny_model, tiny_batch, context).loss for loop in (MaskToCaption(), CaptionToMask())]
+        torch.stack(losses).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in tiny_model.named_parameters() if p.grad is not None}
+        phrases = tiny_model.read_phrases(context.encoded, ["red circle", "a large blue cross"], [1, 0])
+        results[packing] = (losses, gradients, phrases.seg_states)
+    none, fork = results["none"], results["fork"]
+    for a, b in zip(none[0], fork[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(none[2], fork[2], rtol=1e-4, atol=1e-5)
+    assert none[1].keys() == fork[1].keys()
+    for name, gradient in none[1].items():
+        scale = gradient.abs().max().item()
+        torch.testing.assert_close(gradient, fork[1][name], rtol=1e-3, atol=1e-4 * scale + 1e-7)

@@ -30,8 +30,8 @@ class OspreySource(Sequence[Record]):
     An answer is a caption of the region that its turn names (`<region2>`; none named: the entry's only region); the
     human turn, with `<regionN>` as "this region", is its question; short_form and part add upstream's demand for a
     short answer where it is missing. Descriptions have no question. Answers of kind conversation, lvis and short_form
-    ("person") do not single a region out: they are not referring. `skipped` counts, by reason, turns that name several regions or none of several, and the regions and
-    entries that are left without an answer.
+    ("person") do not single a region out: they are not referring. `skipped` counts, by reason, turns that name several
+    regions or none of several, and the regions and entries that are left without an answer.
 
     Keys are `"osprey/<file stem>/<entry id>"` (with `#2`, `#3` … for a repeated id), region ids their number from 1.
     Raises DataError for missing files or images, malformed entries and empty answers.

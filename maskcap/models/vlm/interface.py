@@ -14,7 +14,7 @@ from maskcap.models.conversation import Conversation
 from maskcap.vision_tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
-    from maskcap.models.sequence import Sequences
+    from maskcap.models.sequence import Prefix, Sequences
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,10 @@ class VLM(Protocol):
 
     def hidden_states(self, sequences: Sequences) -> torch.Tensor:
         """Last hidden states (N, L, C), after the final norm."""
+        ...
+
+    def read_prefix(self, sequences: Sequences) -> Prefix:
+        """The language model's reading of the images' prefixes, for segments to go on from."""
         ...
 
     def head(self, states: torch.Tensor) -> torch.Tensor:

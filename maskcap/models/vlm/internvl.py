@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -10,11 +10,9 @@ from torch import nn
 from maskcap.errors import ConfigError
 from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation
 from maskcap.models.region_prompt import resize_image
+from maskcap.models.sequence import Prefix, Sequences
 from maskcap.models.vlm.interface import ImageTokens
 from maskcap.vision_tokens.layout import grid_layout
-
-if TYPE_CHECKING:
-    from maskcap.models.sequence import Sequences
 
 
 class InternVL(nn.Module):
@@ -78,13 +76,31 @@ class InternVL(nn.Module):
         return self.model.get_input_embeddings()(input_ids)
 
     def hidden_states(self, sequences: Sequences) -> torch.Tensor:
-        """Last hidden states (N, L, C) of the language model."""
+        """Last hidden states (N, L, C) of the language model; forked prefixes are not repeated in them."""
+        mask, past = sequences.attention_mask, None
+        if sequences.prefix is not None and sequences.of_images is not None:
+            past = _fork(sequences.prefix, sequences.of_images)
+            mask = torch.cat([mask.new_ones(mask.shape[0], sequences.prefix.length), mask], dim=1)
         return self.model.model.language_model(
             inputs_embeds=sequences.inputs_embeds,
-            attention_mask=sequences.attention_mask,
+            attention_mask=mask,
             position_ids=sequences.position_ids,
-            use_cache=False,
+            past_key_values=past,
+            use_cache=past is not None,
         ).last_hidden_state
+
+    def read_prefix(self, sequences: Sequences) -> Prefix:
+        """Run the prefixes of B images, all of one length, and keep what segments attend to."""
+        output = self.model.model.language_model(
+            inputs_embeds=sequences.inputs_embeds, position_ids=sequences.position_ids, use_cache=True
+        )
+        layers = output.past_key_values.layers
+        return Prefix(
+            [layer.keys for layer in layers],
+            [layer.values for layer in layers],
+            output.last_hidden_state,
+            sequences.image_positions,
+        )
 
     def head(self, states: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits (..., V)."""
@@ -104,3 +120,13 @@ class InternVL(nn.Module):
             pad_token_id=self.tokenizer.pad_token_id,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+
+def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:
+    """A cache whose row n is the prefix of image of_images[n]; gradient flows back to the prefix."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
+        cache.update(keys.index_select(0, of_images), values.index_select(0, of_images), layer)
+    return cache
