@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+
 import pytest
 import torch
+from hydra.core.global_hydra import GlobalHydra
 
 from maskcap.data.batch import Batch
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_internvl, tiny_sam2
-
 
 torch.set_num_threads(1)  # models this small lose more than they gain from threads, and CI has two cores
 
@@ -16,7 +19,7 @@ torch.set_num_threads(1)  # models this small lose more than they gain from thre
 @pytest.fixture
 def tiny_model() -> MaskCaptionModel:
     """Both Hugging Face classes at 32 px: 4×4 image tokens, 8×8 low-res masks."""
-    vlm = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+    vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
     segmenter = tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64)
     return MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=4)
 
@@ -43,3 +46,28 @@ def tiny_batch() -> Batch:
         sources=["set", "set"],
         sizes=[(64, 64), (64, 64)],
     )
+
+
+@pytest.fixture
+def command() -> Iterator[Callable[..., int]]:
+    """`command(main, *arguments)` → exit code, run in this process; Hydra's logging is undone at the end."""
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+
+    def call(main: Callable[[list[str]], object], *arguments: str) -> int:
+        try:
+            main(list(arguments))
+        except SystemExit as end:
+            return end.code if isinstance(end.code, int) else 1
+        return 0
+
+    yield call
+    for handler in list(root.handlers):
+        if handler not in before[1]:
+            root.removeHandler(handler)
+            handler.close()
+    root.setLevel(before[0])
+    for handler in before[1]:
+        if handler not in root.handlers:
+            root.addHandler(handler)
+    GlobalHydra.instance().clear()

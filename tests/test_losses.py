@@ -43,6 +43,12 @@ def test_targets_are_resized_nearest() -> None:
     np.testing.assert_array_equal(resize_targets(torch.from_numpy(mask), (256, 256)).numpy(), mask[:, ::4, ::4])
 
 
+def test_area_targets_are_each_cells_coverage() -> None:
+    mask = (np.random.default_rng(1).random((2, 64, 64)) < 0.5).astype(np.float32)
+    expected = mask.reshape(2, 16, 4, 16, 4).mean((2, 4))
+    np.testing.assert_allclose(resize_targets(torch.from_numpy(mask), (16, 16), "area").numpy(), expected, atol=1e-6)
+
+
 def test_caption_loss_is_the_mean_over_tokens() -> None:
     logits = np.random.default_rng(2).standard_normal((5, 7))
     labels = np.array([0, 3, 6, 2, 2])

@@ -28,8 +28,8 @@ class Sample:
     question:   what `caption` answers (None: the default question).
     references: for each region every caption that answers the same question as `caption` (just that one when
                 captions are taken "first"); `()` for a region without captions.
-    phrases:    for each region every phrase that it may be segmented by (just the first when phrases are taken "first");
-                evaluation scores them all, `()` for a region that has none.
+    phrases:    for each region every phrase that it may be segmented by (just the first when phrases are taken
+                "first"), `()` for a region that has none; evaluation scores them all.
     region_ids: the K region ids, in the record's order.
     size:       height and width of the original image1, pixels.
     image2, mask2: the same regions in the other frame; pairs only.

@@ -5,7 +5,7 @@ Shapes: r regions with a phrase, T image tokens, M low-res mask side.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -25,6 +25,7 @@ from maskcap.models.region_prompt import coverage
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
     from maskcap.models.mask_caption import EncodedImages, MaskCaptionModel, Phrases
+    from maskcap.models.segmenter import Segmenter
 
 
 class CaptionToMask:
@@ -72,7 +73,7 @@ class CaptionToMask:
             logits = model.mask_logits(
                 context.encoded.segmenter, read.seg_states, region_image, grounding_map, tokens.layout.grid
             )
-            parts |= self._mask_losses(logits, mask1, context)
+            parts |= mask_losses(self, model.segmenter, logits, mask1, context.generator)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         logs = {name: value.detach() for name, (_, value) in parts.items()}
         return LoopOutput(loss, {"loss": loss.detach(), **logs})
@@ -112,30 +113,32 @@ class CaptionToMask:
         parts["contrast"] = (self.contrast_weight, contrast)
         return grounding_map
 
-    def _mask_losses(
-        self, logits: torch.Tensor, mask1: torch.Tensor, context: StepContext
-    ) -> dict[str, tuple[float, torch.Tensor]]:
-        return mask_losses(logits, mask1, self.ce_weight, self.dice_weight, self.sampled_points, context.generator)
+
+class MaskLossSettings(Protocol):
+    """The settings that caption → mask and prompt → mask share."""
+
+    ce_weight: float
+    dice_weight: float
+    sampled_points: int | None
 
 
 def mask_losses(
+    settings: MaskLossSettings,
+    segmenter: Segmenter,
     logits: torch.Tensor,
     mask1: torch.Tensor,
-    ce_weight: float,
-    dice_weight: float,
-    sampled_points: int | None,
     generator: torch.Generator,
 ) -> dict[str, tuple[float, torch.Tensor]]:
     """Sigmoid CE and dice of low-res logits (r, M, M) against masks (r, H, W), each with its weight.
 
-    Dense: the masks are resized (nearest) to the logits. Sampled: both are read at uncertain points.
+    Dense: the masks are resized to the logits as the segmenter says. Sampled: both are read at uncertain points.
     """
-    if sampled_points is None:
-        targets = resize_targets(mask1, (logits.shape[-2], logits.shape[-1]))
+    if settings.sampled_points is None:
+        targets = resize_targets(mask1, (logits.shape[-2], logits.shape[-1]), segmenter.target_resize)
     else:
-        logits, targets = sample_uncertain(logits, mask1, sampled_points, generator)
+        logits, targets = sample_uncertain(logits, mask1, settings.sampled_points, generator)
         logits, targets = logits[:, None], targets[:, None]
     return {
-        "mask_ce": (ce_weight, sigmoid_ce_loss(logits, targets)),
-        "mask_dice": (dice_weight, dice_loss(logits, targets)),
+        "mask_ce": (settings.ce_weight, sigmoid_ce_loss(logits, targets)),
+        "mask_dice": (settings.dice_weight, dice_loss(logits, targets)),
     }

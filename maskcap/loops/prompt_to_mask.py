@@ -48,7 +48,7 @@ class PromptToMask:
         else:
             sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), generator))
         logits = segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
-        parts = mask_losses(logits, batch.mask1, self.ce_weight, self.dice_weight, self.sampled_points, generator)
+        parts = mask_losses(self, segmenter, logits, batch.mask1, generator)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
 

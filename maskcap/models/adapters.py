@@ -19,7 +19,7 @@ class LoRA:
     """
 
     rank: int = 256
-    alpha: float = 512
+    alpha: int = 512
     dropout: float = 0.05
     targets: Sequence[str] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -19,7 +19,6 @@ from maskcap.models.segmenter import Segmenter, SegmenterFeatures
 from maskcap.models.sequence import Prefix, RegionTokens, Segment, Sequences, build_prefixes, build_sequences
 from maskcap.models.vlm.interface import ImageTokens
 
-
 Packing = Literal["fork", "none"]
 
 
@@ -33,7 +32,7 @@ class EncodedImages:
     @cached_property
     def tokens(self) -> ImageTokens:
         """The language model's image tokens."""
-        return self.model.vlm.encode_image(self.image1)
+        return self.model.encode_image(self.image1)
 
     @cached_property
     def segmenter(self) -> SegmenterFeatures:
@@ -67,7 +66,8 @@ class MaskCaptionModel(nn.Module):
     """A VLM and a segmenter joined by region prompts (mask → caption) and a [SEG] token (caption → mask).
 
     grounding: add the grounding map (on for models without pretraining). pool: how a mask selects tokens.
-    packing: how sequences share their prefix, see `sequence.py`; both give the same numbers. max_new_tokens: longest generated caption. max_length: longest sequence in tokens, None for no limit.
+    packing: how sequences share their prefix, see `sequence.py`; both give the same numbers.
+    max_new_tokens: longest generated caption. max_length: longest sequence in tokens, None for no limit.
     """
 
     def __init__(

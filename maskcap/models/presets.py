@@ -10,6 +10,7 @@ from maskcap.models.adapters import LoRA, add_lora, freeze, train_in_float32
 from maskcap.models.conversation import IMAGE_SLOT, tiny_conversation
 
 if TYPE_CHECKING:
+    from maskcap.losses import TargetResize
     from maskcap.models.segmenter import Segmenter
     from maskcap.models.vlm.internvl import InternVL
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 def tiny_internvl(
     image_size: int = 128,
     patch_size: int = 8,
-    downsample_ratio: float = 0.5,
+    downsample_ratio: float = 1.0,
     hidden_size: int = 96,
-    vit_layers: int = 4,
+    vit_layers: int = 3,
     lm_layers: int = 2,
     heads: int = 4,
     std: float = 0.08,
@@ -27,9 +28,9 @@ def tiny_internvl(
 ) -> InternVL:
     """`InternVLForConditionalGeneration` with random weights, about a million parameters.
 
-    image_size / patch_size · downsample_ratio tokens a side: 128, 8 and 1 (no pixel shuffle) give 16×16 tokens. Layer scale starts at 1
-    (a pretrained ViT's .1 hardly trains from scratch); positions are learned from 2-D sines and cosines, because from
-    the library's zeros a short run never learns where a region is.
+    image_size / patch_size · downsample_ratio tokens a side: 128, 8 and 1 (no pixel shuffle) give 16×16 tokens. Layer
+    scale starts at 1 (a pretrained ViT's .1 hardly trains from scratch); positions are learned from 2-D sines and
+    cosines, because from the library's zeros a short run never learns where a region is.
     """
     import torch
     from transformers import InternVLConfig, InternVLForConditionalGeneration, InternVLVisionConfig, Qwen2Config
@@ -78,7 +79,13 @@ def tiny_internvl(
 
 
 def tiny_sam2(
-    image_size: int = 128, hidden_size: int = 256, width: int = 32, mlp_dim: int = 512, std: float = 0.06, seed: int = 0
+    image_size: int = 128,
+    hidden_size: int = 256,
+    width: int = 32,
+    mlp_dim: int = 512,
+    std: float = 0.06,
+    target_resize: TargetResize = "area",
+    seed: int = 0,
 ) -> Segmenter:
     """`Sam2Model` with random weights: low-res masks of image_size / 4, embeddings of image_size / 16.
 
@@ -131,7 +138,7 @@ def tiny_sam2(
         model = Sam2Model(config)
     shared = model.shared_image_embedding.positional_embedding
     model.prompt_encoder.shared_embedding.positional_embedding.copy_(shared)
-    return Segmenter(model)
+    return Segmenter(model, target_resize)
 
 
 def pretrained_internvl(
@@ -164,7 +171,11 @@ def pretrained_internvl(
 
 
 def pretrained_sam2(
-    path: str, dtype: str = "float32", freeze_patterns: Sequence[str] = (), local_files_only: bool = False
+    path: str,
+    dtype: str = "float32",
+    freeze_patterns: Sequence[str] = (),
+    target_resize: TargetResize = "nearest",
+    local_files_only: bool = False,
 ) -> Segmenter:
     """SAM2 from a folder or a hub id (e.g. `facebook/sam2.1-hiera-large`). Raises ConfigError as above."""
     from transformers import Sam2Model
@@ -174,10 +185,10 @@ def pretrained_sam2(
     model = _load(Sam2Model, "segmenter.path", path, dtype, local_files_only)
     freeze(model, freeze_patterns)
     train_in_float32(model)
-    return Segmenter(model)
+    return Segmenter(model, target_resize)
 
 
-def _start_positions(embeddings: Any, side: int, scale: float = 0.5) -> None:
+def _start_positions(embeddings: Any, side: int, scale: float = 2.0) -> None:
     """Fill (1, 1 + side², C) in place: a quarter of C each sin and cos of the row, sin and cos of the column (MAE)."""
     import torch
 

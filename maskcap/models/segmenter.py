@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from maskcap.losses import TargetResize
 from maskcap.models.region_prompt import resize_image
 
 
@@ -28,11 +29,13 @@ class Segmenter(nn.Module):
 
     The model's own `get_image_embeddings` and `get_prompt_embeddings` run without gradient, so the parts are called
     one by one here. `dynamic_multimask_via_stability` is switched off: in evaluation it would swap in the multimask
-    outputs, which nothing here trains.
+    outputs, which nothing here trains. target_resize: how true masks come to the logits' size in the loss, see
+    `losses.resize_targets`.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, target_resize: TargetResize = "nearest") -> None:
         super().__init__()
+        self.target_resize: TargetResize = target_resize
         self.model = model
         self.hidden_size: int = model.config.mask_decoder_config.hidden_size
         self.image_size: int = int(model.config.prompt_encoder_config.image_size)

@@ -3,8 +3,8 @@
 Shapes: N sequences, A answer tokens of all sequences, L padded length, C width, T image tokens, n_r tokens of region r.
 
 `packing: none`: every segment is a sequence of its own, `prefix (with the image's tokens) + question + answer`.
-`packing: fork`: the prefix is read once an image, and each segment goes on from a copy of its keys and values. A segment
-attends to the prefix and itself only and its positions start where the prefix ends, so both give the same states.
+`packing: fork`: the prefix is read once an image, and each segment goes on from a copy of its keys and values. A
+segment attends to the prefix and itself only and its positions start where the prefix ends: both give the same states.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def build_sequences(
     """Lay out one sequence a segment.
 
     image_features: (B, T, C), or None to leave the image's tokens out of every prefix. padding: `right` to train,
-    `left` to generate. prefix: fork it instead of repeating it (`image_features` is then not read). Raises SequenceTooLongError, naming the segment, when one is longer than `max_length`.
+    `left` to generate. prefix: fork it instead of repeating it (`image_features` is then not read). Raises
+    SequenceTooLongError, naming the segment, when one is longer than `max_length`.
     """
     tokens_per_image = 0 if image_features is None or prefix is not None else image_features.shape[1]
     prefix_ids = [] if prefix is not None else _prefix(vlm, tokens_per_image)

@@ -18,7 +18,7 @@ from maskcap.models.presets import pretrained_internvl, pretrained_sam2, tiny_in
 
 
 def _tiny_vlm():  # noqa: ANN202
-    return tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+    return tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
 
 
 def test_tiny_models_are_a_function_of_their_seed() -> None:
@@ -26,7 +26,9 @@ def test_tiny_models_are_a_function_of_their_seed() -> None:
     a, b = _tiny_vlm(), _tiny_vlm()
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
-    other = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1, seed=1)
+    other = tiny_internvl(
+        image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1, seed=1
+    )
     assert any(not torch.equal(p, q) for p, q in zip(a.parameters(), other.parameters(), strict=True))
 
 
@@ -37,11 +39,19 @@ def test_tiny_sam2_shares_its_positional_encodings() -> None:
     assert torch.equal(a, b)
 
 
+def test_the_published_geometry_gives_16_by_16_tokens(tiny_batch: Batch) -> None:
+    vlm = tiny_internvl(
+        image_size=448, patch_size=14, downsample_ratio=0.5, hidden_size=16, vit_layers=1, lm_layers=1, heads=1
+    )
+    tokens = vlm.encode_image(tiny_batch.image1[:1])
+    assert tokens.features.shape == (1, 256, 16) and tokens.layout.grid == (16, 16)
+
+
 def test_bad_geometry_is_a_config_error() -> None:
     with pytest.raises(ConfigError, match="multiple of 32"):
         tiny_sam2(image_size=100)
     with pytest.raises(ConfigError, match="multiple of 8"):
-        tiny_internvl(image_size=36, patch_size=4)
+        tiny_internvl(image_size=36, patch_size=4, downsample_ratio=0.5)
 
 
 def test_tokenizer_keeps_scene_words_whole_and_loses_nothing() -> None:

@@ -44,7 +44,7 @@ def _data(scenes: Path) -> MaskCaptionDataModule:
 
 def _module(**options: Any) -> MaskCaptionModule:
     L.seed_everything(0, verbose=False)
-    vlm = tiny_internvl(image_size=32, patch_size=4, hidden_size=32, vit_layers=1, lm_layers=1)
+    vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
     segmenter = tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64)
     model = MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=3)
     loops = {"mask_to_caption": MaskToCaption(), "caption_to_mask": CaptionToMask()}

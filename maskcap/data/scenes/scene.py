@@ -11,6 +11,7 @@ from maskcap.data.scenes.compose import Composition, compose
 from maskcap.data.scenes.draw import draw_objects
 
 _MIXED = {"random": 0.3, "duplicates": 0.4, "twins": 0.3}
+_HARD = {"random": 0.1, "duplicates": 0.7, "twins": 0.2}  # to learn from: every word matters in near-duplicates
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Split:
 
 
 SPLITS = (
-    Split("refcoco", "train", _MIXED, 1_000_000),
+    Split("refcoco", "train", _HARD, 1_000_000),
     Split("refcoco", "val", _MIXED, 2_000_000),
     Split("refcoco", "testA", _MIXED, 3_000_000),
     Split("refcoco", "testB", {"twins": 1.0}, 4_000_000),

@@ -1,0 +1,100 @@
+"""Every command and snippet of the README runs, on drawn scenes and tiny weights where it names /data and /weights."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from maskcap.cli.eval import main as evaluate
+from maskcap.cli.train import main as train
+from maskcap.data.scenes import make_scenes
+from maskcap.models.presets import tiny_internvl, tiny_sam2
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
+PYTHON = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("python ")]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scenes, weights and a run to resume, all tiny."""
+    folder = tmp_path_factory.mktemp("readme")
+    make_scenes(folder / "data", train=8, val=3, size=64, workers=1)
+    vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
+    vlm.model.save_pretrained(folder / "vlm")
+    vlm.tokenizer.save_pretrained(folder / "vlm")
+    tiny_sam2(image_size=64, hidden_size=64, width=8, mlp_dim=64).model.save_pretrained(folder / "sam")
+    return folder
+
+
+def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
+    """The same command with this test's folders and sizes."""
+    folders = {
+        "/data": str(place / "data"),
+        "/weights/InternVL3-1B-hf": str(place / "vlm"),
+        "/weights/sam2.1-hiera-large": str(place / "sam"),
+        "runs/demo/2026-01-01_12-00-00": str(place / "run"),
+    }
+    swapped = []
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        for known, here in folders.items():
+            if value == known or value.startswith(known + "/"):
+                value = here + value[len(known) :]
+        swapped.append(key + equals + value)
+    return [*swapped, f"hydra.run.dir={run}", f"hydra.sweep.dir={run}"]
+
+
+DEMO = ["data.prepare.train=8", "data.prepare.val=3", "data.prepare.size=64", "data.image_size=64", "data.limit_val=2"]
+DEMO += ["data.samples_per_epoch=4", "data.batch_size=2", "model.image_size=64", "model.hidden_size=32"]
+DEMO += ["segmenter.image_size=64", "segmenter.hidden_size=64", "callbacks.scene_probes.limit=2"]
+SHORT = ["module.meteor=false", "mask_caption.max_new_tokens=3", "trainer.max_epochs=1"]
+LARGE = ["model.image_size=32", "model.dtype=float32", "model.lora.rank=2", "data.image_size=64", "trainer=cpu"]
+LARGE += ["data.num_workers=0", "data.limit_val=1", "data.samples_per_epoch=4", "trainer.val_check_interval=null"]
+OVERFIT = ["data.samples_per_epoch=4", "data.image_size=64", "trainer.check_val_every_n_epoch=1"]
+
+
+@pytest.mark.parametrize("arguments", PYTHON, ids=[" ".join(arguments) for arguments in PYTHON])
+def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
+    if not (place / "run").exists():
+        assert command(train, *DEMO, *SHORT, f"data.root={place / 'data2'}", f"hydra.run.dir={place / 'run'}") == 0
+    script, *given = _small(arguments, place, tmp_path / "run")
+    if script == "eval.py":
+        assert command(evaluate, *given) == 0
+        return
+    if "--help" in given:
+        return  # tests/cli runs it
+    if "debug=overfit" in given:
+        extra = OVERFIT
+    elif any(argument.startswith("model.path") for argument in given):
+        extra = LARGE
+    else:
+        extra = [*DEMO, f"data.root={place / 'data2'}"]
+        if any(argument.startswith("checkpoint=") for argument in given):
+            extra = [*extra, *SHORT[:2], "trainer.max_epochs=2"]
+    options = [
+        argument for argument in [*extra, *SHORT] if argument.split("=")[0] not in {g.split("=")[0] for g in given}
+    ]
+    if "-m" in given:
+        given = ["-m", *[argument for argument in given if argument != "-m"]]
+    assert command(train, *given, *dict.fromkeys(options)) == 0
+
+
+def test_readme_names_commands() -> None:
+    assert len(PYTHON) >= 6
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M):
+        assert re.search(rf"^{target}:", makefile, re.M)
+    for line in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / line).exists(), line
+
+
+def test_readme_snippet(place: Path) -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    names: dict[str, object] = {}
+    exec(snippet.replace('"data/demo"', repr(str(place / "data"))), names)
+    assert len(names["captions"]) == 2 and names["logits"].shape == (2, 32, 32)  # type: ignore[arg-type,attr-defined]
