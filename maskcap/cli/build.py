@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskcap.config import CheckedConfig
 from maskcap.errors import CheckpointError, ConfigError
+from maskcap.signatures import did_you_mean
 
 if TYPE_CHECKING:
     import lightning
@@ -75,6 +76,37 @@ def _check_processes(trainer: dict[str, Any]) -> None:
             f"trainer.devices={devices} trainer.num_nodes={nodes} means several processes: start them with torchrun, "
             "for example `torchrun --nproc-per-node=8 train.py trainer=ddp …`, or use devices=1"
         )
+
+
+def check_together(
+    config: CheckedConfig, data: Any, module: lightning.LightningModule, trainer: lightning.Trainer
+) -> None:
+    """What only the built objects can tell.
+
+    Raises ConfigError when `module.describe_sets` names no validation set of the data, and when the model has weights
+    in half precision that the trainer's precision would multiply with float32.
+    """
+    import torch
+
+    known = list(getattr(data, "val_names", []))
+    for name in config["module"].get("describe_sets") or []:
+        if known and name not in known:
+            hint = did_you_mean(name, known) or "."
+            raise ConfigError(f"module.describe_sets: no validation set {name!r}{hint} There are: {', '.join(known)}")
+    if trainer.precision.endswith("-mixed"):
+        return
+    for name, parameter in module.named_parameters():
+        if parameter.is_floating_point() and parameter.dtype != torch.float32:
+            kind, part = str(parameter.dtype).removeprefix("torch."), _part(name)
+            raise ConfigError(
+                f"{part}.dtype={kind} does not go with trainer.precision={trainer.precision} ({name} would meet "
+                f"float32): trainer.precision=bf16-mixed, or {part}.dtype=float32"
+            )
+
+
+def _part(parameter: str) -> str:
+    """The group of the configuration that a parameter of the module comes from."""
+    return "segmenter" if parameter.startswith("model.segmenter.") else "model"
 
 
 def save_config(config: DictConfig, run: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TRAINING_ONLY = ("checkpoint", "lr_monitor")  # callbacks without a use here
+_TRAINING_ONLY = ("checkpoint", "last", "lr_monitor")  # callbacks without a use here
+_LIMITS = ("limit_val_batches", "overfit_batches", "fast_dev_run")  # of a run that was cut short for a look
+_CARRIED = ("image_size", "caption_choice", "phrase_choice", "val_caption_choice", "val_phrase_choice")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,13 +34,28 @@ def run(config: DictConfig) -> float | None:
 
     Writes metrics.json, predictions.jsonl, config.yaml and samples/. Raises ConfigError, CheckpointError, DataError.
     """
-    from maskcap.cli.build import checkpoint_file, clear_errors, make_trainer, quiet_lightning, save_config
+    from hydra.core.hydra_config import HydraConfig
+
+    from maskcap.cli.build import (
+        check_together,
+        checkpoint_file,
+        clear_errors,
+        make_trainer,
+        quiet_lightning,
+        save_config,
+    )
+    from maskcap.cli.runs import run_config
     from maskcap.cli.train import TRAIN_SCHEMA
     from maskcap.config import check_config, require_values
 
     require_values(config)
     checkpoint = checkpoint_file(config.checkpoint, config.paths.runs)
-    merged = merge(_run_config(checkpoint), config)
+    trained = run_config(checkpoint)
+    if trained is None:
+        raise CheckpointError(
+            f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
+        )
+    merged = merge(trained, config, HydraConfig.get().overrides.task)
     checked = check_config(merged, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
 
@@ -48,34 +66,38 @@ def run(config: DictConfig) -> float | None:
         lightning.seed_everything(checked["seed"], workers=True)
         data, module = checked.build("data"), checked.build("module")
         trainer = make_trainer(checked, folder)
+        check_together(checked, data, module, trainer)
         trainer.validate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
         return _report(trainer, module.val_predictions, folder, checked["optimized_metric"])
 
 
-def merge(trained: DictConfig, given: DictConfig) -> DictConfig:
+def merge(trained: DictConfig, given: DictConfig, overrides: Iterable[str] = ()) -> DictConfig:
     """The run's configuration with what eval was given: data, split, trainer, callbacks, paths.
 
+    overrides: the command line, which tells an explicit `data.limit_val=null` from a value that was not given.
     Raises ConfigError when the data has no splits to choose from.
     """
     from omegaconf import OmegaConf
 
     merged: Any = OmegaConf.create(OmegaConf.to_container(trained, resolve=False))  # type: ignore[arg-type]
     wanted: Any = OmegaConf.to_container(given, resolve=False)
-    data = {key: value for key, value in (wanted["data"] or {}).items() if value is not None}
-    callbacks = {key: node for key, node in merged.callbacks.items() if key not in _TRAINING_ONLY}
-    if "_target_" in data:
-        merged.data = data
-        callbacks.pop("scene_probes", None)
+    keys = [match.group(1) for each in overrides if (match := re.match(r"\+*data\.([\w.@+-]+)=", each))]
+    if "_target_" in (wanted["data"] or {}):
+        merged.data = _other_data(merged.data, wanted["data"], keys)
+        merged.module.describe_sets = None  # its names are the run's sets
+        merged.callbacks.pop("scene_probes", None)
     else:
-        merged.data = OmegaConf.merge(merged.data, data)
+        merged.data.limit_val = None
+        for key in keys:
+            OmegaConf.update(merged.data, key, _at(wanted["data"], key), force_add=True)
     if wanted["split"] is not None:
         if "val_split" not in merged.data:
             raise ConfigError(f"split={wanted['split']}: this data has no `val_split` to set (see conf/data)")
         merged["data"]["val_split"] = wanted["split"]
-    merged.callbacks = callbacks | wanted["callbacks"]
+    kept = {key: node for key, node in _plain(merged.callbacks).items() if key not in _TRAINING_ONLY}
+    merged.callbacks = OmegaConf.merge(kept, wanted["callbacks"])
     merged.logger = {}
-    one_device = {"devices": 1, "num_nodes": 1, "strategy": "auto"}
-    merged.trainer = wanted["trainer"] or OmegaConf.merge(merged.trainer, one_device)
+    merged.trainer = _trainer(merged.trainer, wanted["trainer"])
     merged.paths = wanted["paths"] | {"run": str(given.paths.run)}
     # Not the run's own list: a run folder from elsewhere must not say which packages to trust.
     merged.trusted_targets = wanted["trusted_targets"]
@@ -83,19 +105,37 @@ def merge(trained: DictConfig, given: DictConfig) -> DictConfig:
     return merged
 
 
-def _run_config(checkpoint: Path) -> DictConfig:
-    """`config.yaml` of the run that wrote the checkpoint, in a folder above it."""
-    from omegaconf import DictConfig, OmegaConf
+def _other_data(trained: DictConfig, data: dict[str, Any], given: Sequence[str]) -> dict[str, Any]:
+    """Another data set, read as the model was trained to: `_CARRIED` are the run's unless they were given."""
+    data = {key: value for key, value in data.items() if value is not None or key in given}
+    for key in _CARRIED:
+        if key not in given:
+            data.pop(key, None)
+            if key in trained:
+                data[key] = trained[key]
+    return data
 
-    for folder in list(checkpoint.resolve().parents)[:3]:
-        if (folder / "config.yaml").is_file():
-            loaded = OmegaConf.load(folder / "config.yaml")
-            if isinstance(loaded, DictConfig) and all(key in loaded for key in ("data", "module", "paths")):
-                return loaded
-            raise CheckpointError(f"{folder / 'config.yaml'} is not the configuration of a training run")
-    raise CheckpointError(
-        f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
-    )
+
+def _trainer(trained: DictConfig, given: dict[str, Any]) -> Any:
+    """`trainer=…` replaces the run's; single values are set in the run's, on one device and without its limits."""
+    from omegaconf import OmegaConf
+
+    if "_target_" in given:
+        return given
+    kept = {key: value for key, value in _plain(trained).items() if key not in _LIMITS}
+    return OmegaConf.merge(kept, {"devices": 1, "num_nodes": 1, "strategy": "auto"}, given)
+
+
+def _plain(config: DictConfig) -> dict[str, Any]:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False)  # type: ignore[return-value]
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.split("."):
+        values = values[part]
+    return values
 
 
 def _report(

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
     OmegaConf.register_new_resolver("start_time", start_time, replace=True)
 
     def guarded(config: DictConfig) -> float | None:
-        if int(os.environ.get("RANK", "0")) > 0:
+        if _rank() > 0:
             logging.getLogger().setLevel(logging.WARNING)  # rank 0 tells the story
         try:
             return task(config)
@@ -102,15 +102,26 @@ def fail(message: str, code: int) -> None:
 
 
 def _forget_empty_run() -> None:
-    """Remove the run's folder when it holds a log and nothing else: the run failed before it began."""
+    """Remove the run's folder when it holds a log and nothing else: the run failed before it began.
+
+    Ranks share the folder: rank 0 removes it, if nobody else has done so or written into it meanwhile.
+    """
     from hydra.core.hydra_config import HydraConfig
 
+    if _rank() > 0:
+        return
     folder = Path(HydraConfig.get().runtime.output_dir)
-    files = list(folder.iterdir())
-    if all(file.is_file() and file.suffix == ".log" for file in files):
-        for file in files:
-            file.unlink()
-        folder.rmdir()
+    with suppress(OSError):
+        files = list(folder.iterdir())
+        if all(file.is_file() and file.suffix == ".log" for file in files):
+            for file in files:
+                file.unlink(missing_ok=True)
+            folder.rmdir()
+
+
+def _rank() -> int:
+    """Of this process among those that torchrun or Slurm started; 0 when it is alone."""
+    return int(os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or 0)
 
 
 def conf_folder() -> Path:

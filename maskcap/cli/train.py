@@ -49,13 +49,24 @@ def run(config: DictConfig) -> float | None:
 
     Raises ConfigError before anything is built when the configuration is wrong; DataError, CheckpointError.
     """
-    from maskcap.cli.build import checkpoint_file, clear_errors, make_trainer, quiet_lightning, save_config
+    from maskcap.cli.build import (
+        check_together,
+        checkpoint_file,
+        clear_errors,
+        make_trainer,
+        quiet_lightning,
+        save_config,
+    )
+    from maskcap.cli.runs import warn_of_changes
     from maskcap.config import check_config
 
     checked = check_config(config, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
     config.paths.run = str(folder)
     resume = None if checked["checkpoint"] is None else checkpoint_file(checked["checkpoint"], checked["paths"]["runs"])
+
+    if resume is not None:
+        warn_of_changes(resume, config)
 
     import lightning
 
@@ -65,6 +76,7 @@ def run(config: DictConfig) -> float | None:
         data = checked.build("data")
         module = checked.build("module")
         trainer = make_trainer(checked, folder)
+        check_together(checked, data, module, trainer)
         _say_what_trains(module, folder)
         trainer.fit(
             module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=resume is not None

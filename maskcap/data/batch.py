@@ -32,6 +32,9 @@ class Batch:
     region_ids:   R region ids. keys, sources, sizes: B record keys, source names, original (height, width).
     image2, mask2: as image1 and mask1 for the other frame; None unless every sample is a pair.
     host_region_image: `region_image` as host numbers, kept by `collate`.
+    tiny_regions: how many masks are smaller than a pixel of S × S and were kept as one (see Sample).
+    padding:      B flags, or () for none: images that only make the ranks' batches equally many in evaluation; another
+                  rank has them too, and whoever scores passes them over.
     """
 
     image1: torch.Tensor
@@ -49,11 +52,22 @@ class Batch:
     image2: torch.Tensor | None = None
     mask2: torch.Tensor | None = None
     host_region_image: tuple[int, ...] | None = None
+    tiny_regions: int = 0
+    padding: tuple[bool, ...] = ()
 
     def images_of(self, regions: Sequence[int]) -> list[int]:
         """The image of each of these regions as host numbers: reading `region_image` would wait for the device."""
         host = self.host_region_image if self.host_region_image is not None else self.region_image.tolist()
         return [host[region] for region in regions]
+
+    def names_of(self, regions: Sequence[int]) -> list[str]:
+        """`"<record key> region <id>"` of each of these regions, for error messages."""
+        images = self.images_of(regions)
+        return [f"{self.keys[i]} region {self.region_ids[r]}" for r, i in zip(regions, images, strict=True)]
+
+    def is_padding(self, image: int) -> bool:
+        """Whether this image is there for its number alone."""
+        return bool(self.padding) and self.padding[image]
 
     def __getitem__(self, name: str) -> Any:
         if name not in _FIELDS:
@@ -102,6 +116,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         image2=_joined(torch.stack, [sample.image2 for sample in samples]),
         mask2=_joined(torch.cat, [sample.mask2 for sample in samples]),
         host_region_image=tuple(image for image, sample in enumerate(samples) for _ in sample.region_ids),
+        tiny_regions=sum(sample.tiny_regions for sample in samples),
     )
 
 

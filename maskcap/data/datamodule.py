@@ -16,7 +16,7 @@ import torch
 
 from maskcap.data.batch import Batch, normalise
 from maskcap.data.entries import Entries, MakeSource, SourceEntry, build_source, parse_entries
-from maskcap.data.holdout import RecordRange, hold_out, source_has_captions
+from maskcap.data.holdout import RecordSubset, hold_out, source_has_captions, source_has_phrases
 from maskcap.data.loader import EvalLoader, LoaderOptions, SampleOptions, TrainLoader
 from maskcap.data.mixture import Mixture
 from maskcap.data.record import Record
@@ -122,7 +122,7 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
             built: dict[str, Sequence[Record]] = {}
             for name, entry in self._entries[part].items():
                 source = build_source(entry, f"data.{part}.{name}")
-                built[name] = source if limit is None else RecordRange(source, 0, limit)
+                built[name] = source if limit is None else RecordSubset(source, range(limit))
                 logger.info("%s source %r: %d of %d records", part, name, len(built[name]), len(source))
             self._sources[part] = built
         return self._sources[part]
@@ -130,6 +130,10 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
     def has_captions(self, part: Part) -> dict[str, bool]:
         """For each source of "train", "val" or "test" whether it has captions at all."""
         return {name: source_has_captions(source) for name, source in self.sources(part).items()}
+
+    def has_phrases(self, part: Part) -> dict[str, bool]:
+        """For each source whether any of its captions singles a region out, so that it may ask for a mask."""
+        return {name: source_has_phrases(source) for name, source in self.sources(part).items()}
 
     def prepare_data(self) -> None:
         """Lightning calls it on one process of each machine."""
@@ -289,7 +293,7 @@ def _held_out(make: MakeSource, fraction: float) -> tuple[dict[str, SourceEntry]
         return {"main": SourceEntry(make)}, {}
 
     @functools.cache
-    def parts() -> tuple[RecordRange, RecordRange]:
+    def parts() -> tuple[RecordSubset, RecordSubset]:
         return hold_out(make(), fraction)
 
     return {"main": SourceEntry(lambda: parts()[0])}, {"main": SourceEntry(lambda: parts()[1])}

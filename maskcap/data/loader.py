@@ -6,8 +6,9 @@ distributed run. Every rank takes its slice `rank::world` of one global order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from maskcap.data.mixture import Draw, Mixture, sample_rng
 from maskcap.data.record import Record
 from maskcap.data.sample import Choice, Sample, check_options, make_sample
 from maskcap.errors import CheckpointError, ConfigError, MaskcapError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,9 +120,13 @@ class TrainLoader:
         self._batches.epoch = self._epoch if self._reshuffle else 0
         self._batches.start = self._yielded = self._resume_at
         self._resume_at = 0
+        tiny_regions = 0
         for batch in self._loader:
             self._yielded += 1
-            yield _checked(batch)
+            checked = _checked(batch)
+            tiny_regions += checked.tiny_regions
+            yield checked
+        _report_tiny(tiny_regions, "training epoch")
 
     def close(self) -> None:
         """Stop the worker processes; a later iteration starts new ones."""
@@ -160,22 +167,28 @@ class EvalLoader:
     """One evaluation set in record order; sample i is always drawn by (seed, 0, i).
 
     In a distributed run the ranks get equally many records, the first ones again where they do not divide: ranks with
-    unequal numbers of batches would wait for each other for ever. Whoever counts, counts each record key once.
+    unequal numbers of batches would wait for each other for ever. `Batch.padding` marks the repeated ones.
     """
 
     def __init__(self, source: Sequence[Record], seed: int, samples: SampleOptions, options: LoaderOptions) -> None:
         count = len(source)
         slots = -(-count // options.world) * options.world
-        draws = [Draw(0, slot % count, 0, slot % count) for slot in range(options.rank, slots, options.world)]
-        batches = [draws[i : i + options.batch_size] for i in range(0, len(draws), options.batch_size)]
+        mine = range(options.rank, slots, options.world)
+        chunks = [mine[i : i + options.batch_size] for i in range(0, len(mine), options.batch_size)]
+        batches = [[Draw(0, slot % count, 0, slot % count) for slot in chunk] for chunk in chunks]
+        self._padding = [tuple(slot >= count for slot in chunk) for chunk in chunks]
         self._loader = _torch_loader(DrawnSamples((source,), seed, samples), options, batch_sampler=batches)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
-            yield _checked(batch)
+        tiny_regions = 0
+        for batch, padding in zip(self._loader, self._padding, strict=True):
+            checked = _checked(batch)
+            tiny_regions += checked.tiny_regions
+            yield replace(checked, padding=padding) if any(padding) else checked
+        _report_tiny(tiny_regions, "evaluation")
 
     def close(self) -> None:
         """Stop the worker processes; a later iteration starts new ones."""
@@ -239,6 +252,11 @@ def _checked(batch: Batch | MaskcapError) -> Batch:
     if isinstance(batch, MaskcapError):
         raise batch
     return batch
+
+
+def _report_tiny(count: int, where: str) -> None:
+    if count:
+        logger.info("%s: %d regions were smaller than a pixel of the resized image; each was kept as one", where, count)
 
 
 def _order_facts(mixture: Mixture) -> dict[str, Any]:

@@ -34,6 +34,7 @@ class Sample:
     size:       height and width of the original image1, pixels.
     image2, mask2: the same regions in the other frame; pairs only.
     source:     first part of `key`.
+    tiny_regions: how many of the masks fell between the S × S pixels and were kept as one pixel (see `shrink_mask`).
     """
 
     image1: torch.Tensor
@@ -49,6 +50,7 @@ class Sample:
     source: str
     image2: torch.Tensor | None = None
     mask2: torch.Tensor | None = None
+    tiny_regions: int = 0
 
     def __getitem__(self, name: str) -> Any:
         if name not in _FIELDS:
@@ -73,8 +75,8 @@ def make_sample(
     `rng` decides everything that is drawn: the same record and generator state give the same sample.
     `regions_per_image=None` takes every region. Drawn regions keep the record's order.
 
-    Raises ConfigError for impossible options, DataError for a record without regions, with an empty caption or with
-    regions that do not pair up; ImageDecodeError and MaskDecodeError come from the readers, and name the key.
+    Raises ConfigError for impossible options, DataError for a record without regions, with an empty caption, an empty
+    mask or regions that do not pair up; ImageDecodeError and MaskDecodeError come from the readers, and name the key.
     """
     check_options(image_size, regions_per_image, caption_choice, phrase_choice)
     _check_record(record)
@@ -83,13 +85,15 @@ def make_sample(
     texts = [_draw_texts(record.key, region, rng, caption_choice, phrase_choice) for region in regions]
     has_text = any(region.captions for region in record.regions1)
 
+    mask1, tiny_regions = _mask_tensor(record.image1, regions, record.key, image_size)
     image2 = mask2 = None
     if record.image2 is not None and record.regions2 is not None:
         image2 = _image_tensor(record.image2, record.key, image_size)
-        mask2 = _mask_tensor(record.image2, [record.regions2[i] for i in drawn], record.key, image_size)
+        mask2, more = _mask_tensor(record.image2, [record.regions2[i] for i in drawn], record.key, image_size)
+        tiny_regions += more
     return Sample(
         image1=_image_tensor(record.image1, record.key, image_size),
-        mask1=_mask_tensor(record.image1, regions, record.key, image_size),
+        mask1=mask1,
         caption=[text.caption for text in texts] if has_text else None,
         phrase=[text.phrase for text in texts] if has_text else None,
         question=[text.question for text in texts] if has_text else None,
@@ -101,6 +105,7 @@ def make_sample(
         source=record.key.split("/", 1)[0],
         image2=image2,
         mask2=mask2,
+        tiny_regions=tiny_regions,
     )
 
 
@@ -157,12 +162,36 @@ def _image_tensor(ref: ImageRef, key: str, size: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels_HW3.transpose(2, 0, 1)))
 
 
-def _mask_tensor(ref: ImageRef, regions: Sequence[Region], key: str, size: int) -> torch.Tensor:
+def _mask_tensor(ref: ImageRef, regions: Sequence[Region], key: str, size: int) -> tuple[torch.Tensor, int]:
+    """Masks uint8 (K, S, S), and how many of them were kept as one pixel."""
     masks_KSS = np.empty((len(regions), size, size), np.uint8)
+    tiny = 0
     for mask_SS, region in zip(masks_KSS, regions, strict=True):
         whole_HW = decode_mask(region.mask, ref.height, ref.width, key=f"{key}, region {region.id}")
         mask_SS[...] = resize_mask(whole_HW, size)
-    return torch.from_numpy(masks_KSS)
+        if not mask_SS.any():
+            if not whole_HW.any():
+                raise DataError(
+                    f"{key}: the mask of region {region.id!r} is empty: there is nothing to describe or to segment. "
+                    "Remove the region from the annotation, or correct its mask"
+                )
+            mask_SS[...] = shrink_mask(whole_HW, size)
+            tiny += 1
+    return torch.from_numpy(masks_KSS), tiny
+
+
+def shrink_mask(mask_HW: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (S, S) with the one pixel over the set pixel that is nearest to the mask's centroid.
+
+    For regions so small that the nearest resize meets none of their pixels: they stay where they are instead of
+    vanishing. The mask must not be empty.
+    """
+    rows, columns = np.nonzero(mask_HW)
+    middle = ((rows - rows.mean()) ** 2 + (columns - columns.mean()) ** 2).argmin()
+    height, width = mask_HW.shape
+    pixel_SS = np.zeros((size, size), np.uint8)
+    pixel_SS[int((rows[middle] + 0.5) * size / height), int((columns[middle] + 0.5) * size / width)] = 1
+    return pixel_SS
 
 
 def check_options(image_size: int, regions_per_image: int | None, caption_choice: str, phrase_choice: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from maskcap.loops.base import LoopOutput, LoopPrediction, StepContext, nothing_to_learn, take
+from maskcap.loops.base import LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn, take
 from maskcap.losses import (
     caption_loss,
     dice_loss,
@@ -21,6 +21,7 @@ from maskcap.losses import (
     sigmoid_ce_loss,
 )
 from maskcap.models.region_prompt import coverage
+from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
@@ -36,7 +37,7 @@ class CaptionToMask:
     sampled_points: mask loss on that many uncertain points (Sa2VA: 12 544) instead of all of the logits' pixels.
     """
 
-    needs_captions = True
+    needs: Need | None = "phrases"
 
     def __init__(
         self,
@@ -64,7 +65,13 @@ class CaptionToMask:
         phrases = [batch.phrase[index] or "" for index in chosen]
         mask1, region_image = take(batch.mask1, chosen), take(batch.region_image, chosen)
         tokens = context.encoded.tokens
-        read = model.read_phrases(context.encoded, phrases, batch.images_of(chosen), keep_image=context.keep_image())
+        read = model.read_phrases(
+            context.encoded,
+            phrases,
+            batch.images_of(chosen),
+            keep_image=context.keep_image(),
+            names=batch.names_of(chosen),
+        )
         parts: dict[str, tuple[float, torch.Tensor]] = {"answer": (self.answer_weight, self._answer_loss(model, read))}
         grounding_map = None
         if model.grounding is not None:
@@ -73,7 +80,7 @@ class CaptionToMask:
             logits = model.mask_logits(
                 context.encoded.segmenter, read.seg_states, region_image, grounding_map, tokens.layout.grid
             )
-            parts |= mask_losses(self, model.segmenter, logits, mask1, context.generator)
+            parts |= mask_losses(self, model.segmenter, logits, mask1, context.noise)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         logs = {name: value.detach() for name, (_, value) in parts.items()}
         return LoopOutput(loss, {"loss": loss.detach(), **logs})
@@ -84,7 +91,8 @@ class CaptionToMask:
         regions, phrases = [r for r, _ in asked], [phrase for _, phrase in asked]
         if not asked:
             return LoopPrediction([])
-        logits = model.segment(batch.image1, phrases, take(batch.region_image, regions), encoded=encoded)
+        region_image = take(batch.region_image, regions)
+        logits = model.segment(batch.image1, phrases, region_image, encoded=encoded, names=batch.names_of(regions))
         return LoopPrediction(regions, phrases=phrases, mask_logits=logits)
 
     def _answer_loss(self, model: MaskCaptionModel, read: Phrases) -> torch.Tensor:
@@ -107,7 +115,7 @@ class CaptionToMask:
         queries = head.queries(seg_states)
         grounding_map = head(queries, keys, region_image)
         covered = coverage(mask1, grid[0])
-        same = torch.tensor([[a == b for b in phrases] for a in phrases], device=seg_states.device)
+        same = to_device([torch.tensor([[a == b for b in phrases] for a in phrases])], seg_states.device)[0]
         contrast = phrase_contrast(queries, region_keys(keys, covered, region_image), same, head.scale)
         parts["grounding"] = (self.grounding_weight, grounding_loss(grounding_map, covered))
         parts["contrast"] = (self.contrast_weight, contrast)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maskcap.loops.base import LoopOutput, LoopPrediction, StepContext, nothing_to_learn, take
+from maskcap.loops.base import LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn, take
 from maskcap.losses import caption_loss
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 class MaskToCaption:
     """Learns the captions of the regions that have one; the others are left to other loops."""
 
-    needs_captions = True
+    needs: Need | None = "captions"
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
@@ -35,6 +35,7 @@ class MaskToCaption:
             [batch.question[index] for index in chosen],
             [batch.caption[index] or "" for index in chosen],
             keep_image=context.keep_image(),
+            names=batch.names_of(chosen),
         )
         states = model.vlm.hidden_states(sequences).flatten(0, 1)  # type: ignore[operator]
         logits = model.vlm.head(states.index_select(0, sequences.answer_positions))  # type: ignore[operator]
@@ -43,7 +44,13 @@ class MaskToCaption:
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """Greedy captions of all regions."""
-        captions = model.describe(
-            batch.image1, batch.mask1, batch.region_image, questions=batch.question, encoded=encoded
+        regions = list(range(len(batch.region_ids)))
+        said = model.generate_captions(
+            batch.image1,
+            batch.mask1,
+            batch.region_image,
+            questions=batch.question,
+            encoded=encoded,
+            names=batch.names_of(regions),
         )
-        return LoopPrediction(list(range(len(captions))), captions=captions)
+        return LoopPrediction(regions, captions=said.texts, truncated=said.truncated)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskcap.loops.base import LoopOutput, LoopPrediction, StepContext
+from maskcap.loops.base import LoopOutput, LoopPrediction, Need, StepContext
 from maskcap.loops.caption_to_mask import mask_losses
+from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
@@ -23,7 +24,7 @@ class PromptToMask:
     box_jitter: uniform noise on the box's sides, as a share of its width and height. Evaluation uses exact boxes.
     """
 
-    needs_captions = False
+    needs: Need | None = None
 
     def __init__(
         self,
@@ -41,14 +42,14 @@ class PromptToMask:
 
     def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
         """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`."""
-        generator, segmenter = context.generator, model.segmenter
-        if torch.rand((), generator=generator).item() < 0.5:
-            points = random_points(batch.mask1, generator)[:, None]
+        segmenter, noise = model.segmenter, context.noise
+        if torch.rand((), generator=context.generator).item() < 0.5:
+            points = random_points(batch.mask1, noise)[:, None]
             sparse = segmenter.embed_points(points, torch.ones_like(points[..., 0], dtype=torch.int64))
         else:
-            sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), generator))
+            sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), noise))
         logits = segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
-        parts = mask_losses(self, segmenter, logits, batch.mask1, generator)
+        parts = mask_losses(self, segmenter, logits, batch.mask1, noise)
         loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
         return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
 
@@ -60,7 +61,7 @@ class PromptToMask:
         return LoopPrediction(list(range(batch.mask1.shape[0])), mask_logits=logits)
 
     def _jitter(self, boxes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        noise = (2 * torch.rand(boxes.shape, generator=generator) - 1).to(boxes.device) * self.box_jitter
+        noise = to_device([2 * torch.rand(boxes.shape, generator=generator) - 1], boxes.device)[0] * self.box_jitter
         return (boxes + noise * (boxes[:, 2:] - boxes[:, :2]).repeat(1, 2)).clamp(0, 1)
 
 
@@ -83,9 +84,16 @@ def mask_boxes(masks: torch.Tensor) -> torch.Tensor:
 
 
 def random_points(masks: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A uniform random pixel inside each mask (R, H, W) → its centre (x, y) as shares of the image, float32 (R, 2)."""
+    """A uniform random pixel inside each mask (R, H, W) → its centre (x, y) as shares of the image, float32 (R, 2).
+
+    One number is drawn for each mask: u gives its ⌊u·n⌋-th of n set pixels. No host–device sync. An empty mask gives
+    the image's last pixel.
+    """
     regions, height, width = masks.shape
-    noise = torch.rand(masks.shape, generator=generator).to(masks.device)
-    index = ((masks > 0.5) * (noise + 1e-3)).flatten(1).argmax(dim=1)
+    (draw_R,) = to_device([torch.rand(regions, generator=generator, dtype=torch.float64)], masks.device)
+    reached_RN = (masks > 0.5).flatten(1).cumsum(dim=1, dtype=torch.int32)
+    count_R = reached_RN[:, -1]
+    wanted_R = torch.minimum((draw_R * count_R).int() + 1, count_R).clamp_min(1)
+    index = torch.searchsorted(reached_RN, wanted_R[:, None])[:, 0].clamp_max(height * width - 1)
     y, x = index // width, index % width
-    return torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=1).view(regions, 2)
+    return torch.stack([(x + 0.5) / width, (y + 0.5) / height], dim=1).float().view(regions, 2)

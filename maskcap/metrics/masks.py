@@ -1,5 +1,10 @@
 """Intersection over union of masks: mean over regions (mIoU = gIoU), over the split (cIoU), precision at thresholds.
 
+The numbers are of the masks that are given. Validation gives masks at `image_size`, the whole image resized to a
+square, not at the original size. cIoU then weighs each region by its share of the image, where RefCOCO's published cIoU
+weighs it by its original pixels; mIoU and precision differ by the resize alone. For published numbers resize the masks
+of `predictions.jsonl` to each line's `size` and score them again.
+
 Shapes: R regions, H × W pixels.
 """
 
@@ -26,8 +31,8 @@ def mask_iou(pred: Tensor, true: Tensor) -> Tensor:
 class MaskMetrics:
     """Accumulates masks of a split; nothing waits for the device before `compute`.
 
-    Precision at a threshold counts regions whose IoU reaches it (≥), as in RefCOCO's published evaluations.
-    cIoU is Σ∩ / Σ∪ over all regions of the split, so large objects weigh more than in mIoU.
+    Precision at a threshold counts regions whose IoU reaches it (≥). cIoU is Σ∩ / Σ∪ over all regions of the split, so
+    large objects weigh more than in mIoU.
     """
 
     def __init__(self) -> None:

@@ -11,13 +11,18 @@ from dataclasses import asdict, dataclass
 class Prediction:
     """One region of an evaluated split; None stands for what the data set lacks or the run did not ask for.
 
+    A region that was segmented several times (by further phrases, or from its box as well) comes again for each, with
+    `predicted_caption` on the first line only.
+
     key, region_id:    which record and which of its regions.
     set_name, source:  the evaluated set ("main", "content", …) and the source (first part of the key).
     caption:           the true caption; `references` holds every accepted one.
-    phrase:            the words given to caption → mask.
+    phrase:            the words given to caption → mask; None beside a mask: it was asked for by the true box.
     predicted_caption: the answer of mask → caption.
-    iou:               of the predicted mask with the true one, 0..1.
-    predicted_rle, true_rle: compressed RLE `{"size": [height, width], "counts": str}`.
+    iou:               of the predicted mask with the true one, 0..1, both at the resized image's size.
+    predicted_rle, true_rle: compressed RLE `{"size": [S, S], "counts": str}` on the resized image.
+    size:              (height, width) of the original image in pixels, to resize the masks back to.
+    truncated:         whether the predicted caption was cut at `max_new_tokens`.
     """
 
     key: str
@@ -31,6 +36,8 @@ class Prediction:
     iou: float | None = None
     predicted_rle: Mapping[str, object] | None = None
     true_rle: Mapping[str, object] | None = None
+    size: tuple[int, int] | None = None
+    truncated: bool | None = None
 
     def to_json(self) -> str:
         """One line of JSON without a line break, keys in the order of the fields.
@@ -43,4 +50,6 @@ class Prediction:
     def from_json(cls, line: str) -> Prediction:
         """The inverse of `to_json`. Raises TypeError on unknown or missing keys."""
         fields = json.loads(line)
+        if fields.get("size") is not None:
+            fields["size"] = tuple(fields["size"])
         return cls(**{**fields, "references": tuple(fields.get("references", ()))})

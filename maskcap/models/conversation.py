@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from string import Formatter
+from typing import Any, TypeAlias
 
 IMAGE_SLOT = "<IMG_CONTEXT>"
 REGION_OPEN, REGION_SLOT, REGION_CLOSE = "<vp>", "<VP_CONTEXT>", "</vp>"
 SEG = "[SEG]"
 ADDED_TOKENS = (REGION_OPEN, REGION_SLOT, REGION_CLOSE, SEG)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Text that comes from the data or the user: what looks like a special token in it is read letter by letter."""
+
+    text: str
+
+
+# A template's own text, in which special tokens are special, or a row of such text and Words.
+Prompt: TypeAlias = "str | Sequence[str | Words]"
 
 
 @dataclass(frozen=True)
@@ -29,13 +43,37 @@ class Conversation:
     segment_answer: str = f"Sure, {SEG}."
     end: str = "<|im_end|>"
 
-    def describe_prompt(self, question: str | None) -> str:
+    def describe_prompt(self, question: str | None) -> Prompt:
         """The text before the caption; `question` None takes the default one."""
-        return self.describe.format(question=question or self.default_question)
+        if question:
+            return fill(self.describe, question=question)
+        return self.describe.format(question=self.default_question)
 
-    def segment_prompt(self, phrase: str) -> str:
+    def segment_prompt(self, phrase: str) -> Prompt:
         """The text before the answer that holds [SEG]."""
-        return self.segment.format(phrase=phrase)
+        return fill(self.segment, phrase=phrase)
+
+
+def fill(template: str, **values: str) -> list[str | Words]:
+    """The template's pieces with `{name}` as Words, each with the spaces before it: tokenizers join them to words."""
+    pieces: list[str | Words] = []
+    for literal, name, _, _ in Formatter().parse(template):
+        bare = literal if name is None else literal.rstrip(" ")
+        pieces += [bare] if bare else []
+        if name is not None:
+            pieces.append(Words(literal[len(bare) :] + values[name]))
+    return pieces
+
+
+def token_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of template text and Words, without the tokens that a tokenizer adds at the ends."""
+    ids: list[int] = []
+    for piece in [prompt] if isinstance(prompt, str) else prompt:
+        words = isinstance(piece, Words)
+        text = piece.text if isinstance(piece, Words) else piece
+        if text:
+            ids += tokenizer(text, add_special_tokens=False, split_special_tokens=words).input_ids
+    return ids
 
 
 def tiny_conversation() -> Conversation:

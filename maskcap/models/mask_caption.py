@@ -13,11 +13,12 @@ from typing import Literal
 import torch
 from torch import nn
 
+from maskcap.models.conversation import Words
 from maskcap.models.grounding import GroundingHead
 from maskcap.models.region_prompt import Pool, fill_empty, pool_masks, select_features_flat
 from maskcap.models.segmenter import Segmenter, SegmenterFeatures
 from maskcap.models.sequence import Prefix, RegionTokens, Segment, Sequences, build_prefixes, build_sequences
-from maskcap.models.vlm.interface import ImageTokens
+from maskcap.models.vlm.interface import Generated, ImageTokens
 
 Packing = Literal["fork", "none"]
 
@@ -117,11 +118,21 @@ class MaskCaptionModel(nn.Module):
         questions: Sequence[str | None],
         captions: Sequence[str] | None,
         keep_image: bool = True,
+        names: Sequence[str] | None = None,
     ) -> Sequences:
-        """Sequences of mask → caption; `captions` None leaves the answer to be generated (left padding, no fork)."""
+        """Sequences of mask → caption; `captions` None leaves the answer to be generated (left padding, no fork).
+
+        names: of the regions, for SequenceTooLongError.
+        """
         conversation = self.vlm.conversation
         segments = [
-            Segment(image, conversation.describe_prompt(question), None if captions is None else captions[r], r)  # type: ignore[union-attr]
+            Segment(
+                image,
+                conversation.describe_prompt(question),  # type: ignore[union-attr,arg-type]
+                None if captions is None else [Words(captions[r])],
+                region=r,
+                name="" if names is None else names[r],
+            )
             for r, (image, question) in enumerate(zip(region_image, questions, strict=True))
         ]
         if captions is None:
@@ -152,16 +163,27 @@ class MaskCaptionModel(nn.Module):
         )
 
     def read_phrases(
-        self, encoded: EncodedImages, phrases: Sequence[str], region_image: Sequence[int], keep_image: bool = True
+        self,
+        encoded: EncodedImages,
+        phrases: Sequence[str],
+        region_image: Sequence[int],
+        keep_image: bool = True,
+        names: Sequence[str] | None = None,
     ) -> Phrases:
         """Run the language model over "segment this phrase" and its answer with [SEG].
 
         The template fixes the answer, so [SEG] is given, not generated: one forward, in training and in evaluation.
+        names: of the phrases' regions, for SequenceTooLongError.
         """
         conversation = self.vlm.conversation
         segments = [
-            Segment(image, conversation.segment_prompt(phrase), conversation.segment_answer)  # type: ignore[union-attr,arg-type]
-            for image, phrase in zip(region_image, phrases, strict=True)
+            Segment(
+                image,
+                conversation.segment_prompt(phrase),  # type: ignore[union-attr,arg-type]
+                conversation.segment_answer,  # type: ignore[union-attr,arg-type]
+                name=f"phrase {phrase!r}" if names is None else names[row],
+            )
+            for row, (image, phrase) in enumerate(zip(region_image, phrases, strict=True))
         ]
         sequences = self._sequences(encoded, segments, None, keep_image)
         states = self.vlm.hidden_states(sequences)  # type: ignore[operator]
@@ -190,14 +212,28 @@ class MaskCaptionModel(nn.Module):
         region_image: torch.Tensor | None = None,
         questions: Sequence[str | None] | None = None,
         encoded: EncodedImages | None = None,
+        names: Sequence[str] | None = None,
     ) -> list[str]:
         """Greedy captions of R regions: image1 (B, 3, H, W) normalised, mask1 (R, H, W); `region_image` may be left
-        out when region i is of image i."""
+        out when region i is of image i. Raises SequenceTooLongError, naming the region by `names`."""
+        return self.generate_captions(image1, mask1, region_image, questions, encoded, names).texts
+
+    @torch.no_grad()
+    def generate_captions(
+        self,
+        image1: torch.Tensor,
+        mask1: torch.Tensor,
+        region_image: torch.Tensor | None = None,
+        questions: Sequence[str | None] | None = None,
+        encoded: EncodedImages | None = None,
+        names: Sequence[str] | None = None,
+    ) -> Generated:
+        """As `describe`, with whether each caption was cut at `max_new_tokens`."""
         region_image = _region_image(region_image, mask1.shape[0], image1)
         encoded = encoded or self.encode(image1)
         regions, _ = self.region_tokens(encoded.tokens, mask1, region_image)
         asked = questions if questions is not None else [None] * mask1.shape[0]
-        sequences = self.describe_sequences(encoded, regions, region_image.tolist(), asked, None)
+        sequences = self.describe_sequences(encoded, regions, region_image.tolist(), asked, None, names=names)
         return self.vlm.generate(sequences, self.max_new_tokens)  # type: ignore[operator]
 
     @torch.no_grad()
@@ -207,11 +243,13 @@ class MaskCaptionModel(nn.Module):
         phrases: Sequence[str],
         region_image: torch.Tensor | None = None,
         encoded: EncodedImages | None = None,
+        names: Sequence[str] | None = None,
     ) -> torch.Tensor:
-        """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask."""
+        """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask. Raises SequenceTooLongError, naming the
+        phrase or what `names` calls it."""
         region_image = _region_image(region_image, len(phrases), image1)
         encoded = encoded or self.encode(image1)
-        seg_states = self.read_phrases(encoded, phrases, region_image.tolist()).seg_states
+        seg_states = self.read_phrases(encoded, phrases, region_image.tolist(), names=names).seg_states
         grounding_map = self.ground(encoded, seg_states, region_image)
         grid = encoded.tokens.layout.grid
         return self.mask_logits(encoded.segmenter, seg_states, region_image, grounding_map, grid)

@@ -20,10 +20,10 @@ def tiny_internvl(
     patch_size: int = 8,
     downsample_ratio: float = 1.0,
     hidden_size: int = 96,
-    vit_layers: int = 3,
+    vit_layers: int = 4,
     lm_layers: int = 2,
     heads: int = 4,
-    std: float = 0.08,
+    std: float = 0.04,
     seed: int = 0,
 ) -> InternVL:
     """`InternVLForConditionalGeneration` with random weights, about a million parameters.
@@ -188,7 +188,7 @@ def pretrained_sam2(
     return Segmenter(model, target_resize)
 
 
-def _start_positions(embeddings: Any, side: int, scale: float = 2.0) -> None:
+def _start_positions(embeddings: Any, side: int, scale: float = 4.0) -> None:
     """Fill (1, 1 + side², C) in place: a quarter of C each sin and cos of the row, sin and cos of the column (MAE)."""
     import torch
 
@@ -203,14 +203,34 @@ def _start_positions(embeddings: Any, side: int, scale: float = 2.0) -> None:
 
 def _load(cls: Any, key: str, path: str, dtype: str | None, local_files_only: bool) -> Any:
     import torch
+    from safetensors import SafetensorError
 
     if dtype is not None and dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"{key[:-5]}.dtype={dtype!r}: expected float32, bfloat16 or float16")
-    options = {} if dtype is None else {"dtype": getattr(torch, dtype)}
+    options: dict[str, Any] = {"local_files_only": local_files_only}
     try:
-        return cls.from_pretrained(path, local_files_only=local_files_only, **options)
-    except (OSError, ValueError) as error:
+        if dtype is None:
+            return cls.from_pretrained(path, **options)
+        # sizes that differ are reported with the missing ones below; unreported, either would start at random
+        options |= {"dtype": getattr(torch, dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
+        model, report = cls.from_pretrained(path, **options)
+    except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(
             f"{key}={path}: {cls.__name__} cannot be loaded ({str(error).splitlines()[0]}). Give a folder that "
             "save_pretrained wrote, or a hub id that this machine can reach."
         ) from error
+    _check_complete(model, report, f"{key}={path}")
+    return model
+
+
+def _check_complete(model: Any, report: dict[str, Any], where: str) -> None:
+    """Raise ConfigError for weights that the folder lacks or has in another size; tied ones come from their twins."""
+    tied = set(getattr(model, "all_tied_weights_keys", None) or ())
+    missing = sorted(set(report["missing_keys"]) - tied)
+    mismatched = sorted(str(entry[0]) for entry in report["mismatched_keys"])
+    for kind, names in (("lacks", missing), ("has other sizes for", mismatched)):
+        if names:
+            raise ConfigError(
+                f"{where}: the folder {kind} {len(names)} of {type(model).__name__}'s weights "
+                f"({', '.join(names[:3])}{', …' if len(names) > 3 else ''}): is it of this kind of model, and complete?"
+            )

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from maskcap.models.transfer import to_device
+
 Pool = Literal["nearest", "area", "any"]
 
 
@@ -63,7 +65,7 @@ def select_features(
     """Boolean selection of each region's tokens, raster order.
 
     features (B, T, C), prompt_masks bool (R, G, G) with G·G = T, region_image int64 (R,) → R tensors (n_r, C).
-    The selector has no parameters and sends no gradient to the mask. One host–device sync for all regions.
+    The selector has no parameters and sends no gradient to the mask. It waits for the device once, for all regions.
     """
     selected, counts = select_features_flat(features, prompt_masks, region_image)
     return list(selected.split(counts))
@@ -72,9 +74,12 @@ def select_features(
 def select_features_flat(
     features: torch.Tensor, prompt_masks: torch.Tensor, region_image: torch.Tensor
 ) -> tuple[torch.Tensor, list[int]]:
-    """As `select_features`, but all regions' tokens in one (Σ n_r, C) tensor and the list of n_r."""
+    """As `select_features`, but all regions' tokens in one (Σ n_r, C) tensor and the list of n_r.
+
+    The masks come to the host, since the sequences' lengths depend on them: the one wait.
+    """
     tokens = features.shape[1]
-    mask_RT = prompt_masks.flatten(1)
-    region, token = torch.nonzero(mask_RT, as_tuple=True)
+    mask_RT = prompt_masks.flatten(1).cpu()
+    region, token = to_device(torch.nonzero(mask_RT).unbind(1), features.device)
     rows = region_image[region] * tokens + token
     return features.flatten(0, 1).index_select(0, rows), mask_RT.sum(dim=1).tolist()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from maskcap.errors import SequenceTooLongError
-from maskcap.models.conversation import IMAGE_SLOT, REGION_SLOT, SEG
+from maskcap.models.conversation import IMAGE_SLOT, REGION_SLOT, SEG, Prompt, Words, token_ids
+from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.models.vlm.interface import VLM
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 class Segment:
     """One question and answer about one image.
 
-    prompt: text before the answer, may hold REGION_SLOT once. answer: the text to learn, None to generate.
-    region: whose tokens stand at REGION_SLOT, an index into the batch's regions. name: for error messages.
+    prompt: what stands before the answer, may hold REGION_SLOT once. answer: what to learn, None to generate. Texts of
+    the data stand in them as Words. region: whose tokens stand at REGION_SLOT, an index into the batch's regions.
+    name: for error messages.
     """
 
     image: int
-    prompt: str
-    answer: str | None = None
+    prompt: Prompt
+    answer: Prompt | None = None
     region: int | None = None
     name: str = ""
 
@@ -98,7 +100,7 @@ def build_sequences(
     max_length: int | None = None,
     prefix: Prefix | None = None,
 ) -> Sequences:
-    """Lay out one sequence a segment.
+    """Lay out one sequence a segment. Everything is worked out on the host and copied over at once: nothing waits.
 
     image_features: (B, T, C), or None to leave the image's tokens out of every prefix. padding: `right` to train,
     `left` to generate. prefix: fork it instead of repeating it (`image_features` is then not read). Raises
@@ -112,29 +114,33 @@ def build_sequences(
     if max_length is not None and offset + longest > max_length:
         worst = max(range(len(rows)), key=lambda i: len(rows[i][0]))
         raise SequenceTooLongError(
-            f"{segments[worst].name or 'a segment'} needs {offset + longest} tokens with its image; the limit is "
-            f"{max_length}. Raise mask_caption.max_length or lower the vision-token budget."
+            f"{segments[worst].name or f'segment {worst}'} needs {offset + longest} tokens with its image; the limit "
+            f"is {max_length}. Raise mask_caption.max_length or lower the vision-token budget."
         )
-    device = _device(vlm)
     ids_NL, mask_NL, answers_NL = _pad(rows, longest, padding, vlm.tokenizer.pad_token_id)
     answer_at = torch.nonzero(answers_NL.flatten())[:, 0]
-    image_at, region_at, seg_at = (_find(ids_NL, vlm, token) for token in (IMAGE_SLOT, REGION_SLOT, SEG))
-    embeds_NLC = vlm.embed(ids_NL.to(device))
-    flat = embeds_NLC.flatten(0, 1)
-    of_images = torch.tensor([segment.image for segment in segments], device=device)
-    if image_features is not None and prefix is None:
-        flat = flat.index_copy(0, image_at.to(device), _rows(image_features, of_images).to(flat.dtype))
-    if regions is not None and region_at.numel():
-        flat = flat.index_copy(0, region_at.to(device), _region_rows(segments, regions).to(flat.dtype))
+    answer_ids = ids_NL.flatten()[answer_at]
     position_ids = offset + (mask_NL.cumsum(dim=1) - 1).clamp_min(0)
+    image_at, region_at, seg_at = (_find(ids_NL, vlm, token) for token in (IMAGE_SLOT, REGION_SLOT, SEG))
+    of_images = torch.tensor([segment.image for segment in segments])
+    host = [ids_NL, mask_NL, position_ids, answer_at - 1, answer_ids, seg_at, image_at, region_at, of_images]
+    ids_NL, mask_NL, position_ids, answer_positions, answer_ids, seg_at, image_at, region_at, of_images = to_device(
+        host, _device(vlm)
+    )
+    embeds_NLC = vlm.embed(ids_NL)
+    flat = embeds_NLC.flatten(0, 1)
+    if image_features is not None and prefix is None:
+        flat = flat.index_copy(0, image_at, _rows(image_features, of_images).to(flat.dtype))
+    if regions is not None and region_at.numel():
+        flat = flat.index_copy(0, region_at, _region_rows(segments, regions).to(flat.dtype))
     return Sequences(
         inputs_embeds=flat.view_as(embeds_NLC),
-        attention_mask=mask_NL.to(device),
-        position_ids=position_ids.to(device),
-        answer_positions=(answer_at - 1).to(device),
-        answer_ids=ids_NL.flatten()[answer_at].to(device),
-        seg_positions=seg_at.to(device),
-        image_positions=image_at.to(device),
+        attention_mask=mask_NL,
+        position_ids=position_ids,
+        answer_positions=answer_positions,
+        answer_ids=answer_ids,
+        seg_positions=seg_at,
+        image_positions=image_at,
         prefix=prefix,
         of_images=of_images,
     )
@@ -152,18 +158,29 @@ def _device(vlm: VLM) -> torch.device:
 
 def _tokenise(vlm: VLM, segment: Segment, prefix: list[int], regions: RegionTokens | None) -> tuple[list[int], int]:
     """Token ids with the region's slot repeated, and where the answer begins."""
-    prompt = vlm.tokenizer(segment.prompt, add_special_tokens=False).input_ids if segment.prompt else []
+    prompt = token_ids(vlm.tokenizer, segment.prompt)
     if segment.region is not None and regions is not None:
         prompt = _repeat(prompt, vlm.tokenizer.convert_tokens_to_ids(REGION_SLOT), regions.counts[segment.region])
     ids = prefix + prompt
     if segment.answer is None:
         return ids, len(ids)
-    answer = vlm.tokenizer(segment.answer + vlm.conversation.end, add_special_tokens=False).input_ids
-    return ids + answer, len(ids)
+    pieces = [segment.answer] if isinstance(segment.answer, str) else list(segment.answer)
+    return ids + token_ids(vlm.tokenizer, _joined([*pieces, vlm.conversation.end])), len(ids)
+
+
+def _joined(pieces: list[str | Words]) -> list[str | Words]:
+    """Neighbouring template pieces in one, as a tokenizer may treat the start of a text apart."""
+    joined: list[str | Words] = []
+    for piece in pieces:
+        if joined and isinstance(piece, str) and isinstance(joined[-1], str):
+            joined[-1] += piece
+        else:
+            joined.append(piece)
+    return joined
 
 
 def _prefix(vlm: VLM, tokens_per_image: int) -> list[int]:
-    ids = vlm.tokenizer(vlm.conversation.prefix, add_special_tokens=False).input_ids
+    ids = token_ids(vlm.tokenizer, vlm.conversation.prefix)
     return _repeat(ids, vlm.tokenizer.convert_tokens_to_ids(IMAGE_SLOT), tokens_per_image)
 
 
@@ -186,7 +203,7 @@ def _pad(
 
 
 def _find(ids_NL: torch.Tensor, vlm: VLM, token: str) -> torch.Tensor:
-    """Indices in N·L of a special token, in reading order; found on the host, so nothing waits for the device."""
+    """Indices in N·L of a special token, in reading order."""
     return torch.nonzero(ids_NL.flatten() == vlm.tokenizer.convert_tokens_to_ids(token))[:, 0]
 
 

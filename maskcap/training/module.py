@@ -22,7 +22,8 @@ class MaskCaptionModule(L.LightningModule):
 
     describe_sets: names of the validation sets whose captions are generated and scored (None: all of them); masks
     are predicted on every set. meteor: score METEOR too (needs Java). seed: of the steps' own random numbers, which
-    depend on it and on the step alone, so a resumed run draws what the undisturbed one would have drawn.
+    depend on it and on the number of batches seen alone (and on the rank, for noise), so a resumed run draws what the
+    undisturbed one would have drawn.
     """
 
     def __init__(
@@ -46,12 +47,18 @@ class MaskCaptionModule(L.LightningModule):
         self.scheduler_settings = scheduler or WarmupCosine()
         self.curriculum = curriculum or Curriculum()
         self.seed = seed
+        self._batches_seen = 0  # by each rank, over epochs and resumes
+        self._world = 1
         self.validation = Validation(self.loops, describe_sets, meteor=meteor, pictures=pictures)
 
     @property
     def val_predictions(self) -> list[Prediction]:
-        """The last validation's predictions, one a region and set."""
+        """The last validation's predictions, one or more a region and set; of all ranks once it has ended."""
         return self.validation.predictions
+
+    def gather_predictions(self) -> list[Prediction]:
+        """For callbacks, which run before the module's own end of validation: every rank must call it."""
+        return self.validation.gather()
 
     @property
     def val_pictures(self) -> list[Any]:
@@ -59,23 +66,42 @@ class MaskCaptionModule(L.LightningModule):
         return self.validation.pictures
 
     def setup(self, stage: str) -> None:
-        """Raises ConfigError when a loop needs captions and no training source has any, or a source has no loop."""
+        """Raises ConfigError when no training source has the words that a loop needs, or no loop can use a source."""
         if stage == "fit":
-            _check_captions(self.loops, getattr(self.trainer, "datamodule", None))
+            self._batches_seen = 0
+            _check_words(self.loops, getattr(self.trainer, "datamodule", None))
 
     def on_fit_start(self) -> None:
         """Reads the length of the run once: Lightning's estimate walks the loaders."""
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
+        self._world = self.trainer.world_size
+
+    def on_train_start(self) -> None:
+        """Gives the training loader its restored place: Lightning passes it over when the loader was already made, and
+        `configure_optimizers` asks for its length before anything is restored."""
+        self.trainer.fit_loop._load_combined_loader_states()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the number of batches seen, for the steps' random numbers."""
+        checkpoint["batches_seen"] = self._batches_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Goes on from there."""
+        self._batches_seen = int(checkpoint.get("batches_seen", checkpoint.get("global_step", 0)))
 
     def step_context(self, batch: Batch) -> StepContext:
-        """This step's encodings, progress and random numbers."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.global_step)
+        """This batch's encodings, progress and random numbers."""
+        seed = self.seed * 1_000_003 + self._batches_seen
+        generator = torch.Generator().manual_seed(seed)
+        # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart.
+        noise = torch.Generator().manual_seed(seed + (self.global_rank + 1) * 2**40) if self._world > 1 else None
         progress = self.global_step / getattr(self, "_total_steps", 1)
-        return StepContext(self.model.encode(batch.image1), progress, self.curriculum, generator)
+        return StepContext(self.model.encode(batch.image1), progress, self.curriculum, generator, noise)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""
         context = self.step_context(batch)
+        self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
         size = len(batch.keys)
         total: torch.Tensor | None = None
         for name, loop in self.loops.items():
@@ -125,14 +151,29 @@ class MaskCaptionModule(L.LightningModule):
         return list(names) if names else ["main"]
 
 
-def _check_captions(loops: Mapping[str, Loop], datamodule: Any) -> None:
-    if datamodule is None or not hasattr(datamodule, "has_captions"):
+def _check_words(loops: Mapping[str, Loop], datamodule: Any) -> None:
+    if datamodule is None or not hasattr(datamodule, "has_phrases"):
         return
-    having = datamodule.has_captions("train")
-    without = [name for name, captions in having.items() if not captions]
-    needy = [name for name, loop in loops.items() if loop.needs_captions]
-    if needy and without and (len(needy) == len(loops) or not any(having.values())):
-        raise ConfigError(
-            f"loops {needy} need captions, and the data source(s) {without} have none: use loops=prompt_to_mask for "
-            "masks without words, or leave these sources out"
+    having = {"captions": datamodule.has_captions("train"), "phrases": datamodule.has_phrases("train")}
+    sources = list(having["captions"])
+    for name, loop in loops.items():
+        if loop.needs is not None and not any(having[loop.needs].values()):
+            raise ConfigError(f"loop {name} needs {_WORDS[loop.needs]}; {_advice(having, sources)}")
+    useless = [s for s in sources if not any(loop.needs is None or having[loop.needs][s] for loop in loops.values())]
+    if useless:
+        raise ConfigError(f"loops {list(loops)} need words that not every source has; {_advice(having, useless)}")
+
+
+_WORDS = {"captions": "captions", "phrases": "phrases, captions that single their region out"}
+
+
+def _advice(having: Mapping[str, Mapping[str, bool]], sources: Sequence[str]) -> str:
+    if any(having["captions"][source] for source in sources):
+        return (
+            f"the captions of data source(s) {list(sources)} are none (yes or no, a class, an answer): use "
+            "loops=mask_to_caption, or add a source with phrases"
         )
+    return (
+        f"data source(s) {list(sources)} have no captions: use loops=prompt_to_mask for masks without words, or leave "
+        "these sources out"
+    )

@@ -18,7 +18,9 @@ class AdamW:
     """Settings of AdamW (Loshchilov & Hutter 2019); `build` makes the optimizer.
 
     learning_rates: shell-style pattern of parameter names → its own rate, the first match wins; everything else takes
-    `lr`. Vectors and scalars (norms, biases, tokens) take no weight decay. fused: None uses it on CUDA.
+    `lr`. Vectors and scalars (norms, biases, the region marker) take no weight decay; everything of two and more
+    dimensions does, tables of embeddings and positions too. fused: one kernel for all parameters; None uses it on CUDA
+    and on a CPU, where torch has it.
     """
 
     lr: float = 1e-3
@@ -40,13 +42,15 @@ class AdamW:
             decay = self.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((rate, decay), []).append(parameter)
         if not groups:
-            raise ConfigError("nothing trains: every parameter is frozen. Look at model.freeze and segmenter.freeze.")
+            raise ConfigError(
+                "nothing trains: every parameter is frozen; look at model.freeze_patterns and segmenter.freeze_patterns"
+            )
         if unused:
             raise ConfigError(
                 f"optimizer.learning_rates: no trained parameter matches {sorted(unused)}; names look like "
                 f"{[name for name, p in module.named_parameters() if p.requires_grad][:3]}"
             )
-        fused = self.fused if self.fused is not None else next(module.parameters()).is_cuda
+        fused = self.fused if self.fused is not None else next(module.parameters()).device.type in ("cuda", "cpu")
         parameter_groups = [
             {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
         ]

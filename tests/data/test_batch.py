@@ -35,6 +35,9 @@ def test_collate_flattens_regions(samples):
     assert batch.sources == ["a", "b", "a"] and batch.sizes == [(24, 32), (20, 40), (24, 32)]
     for r, (i, k) in enumerate([(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (2, 2)]):
         assert torch.equal(batch.mask1[r], samples[i].mask1[k])
+    assert batch.names_of([1, 5]) == ["a/train/0 region r1", "a/train/2 region r5"]
+    assert batch.tiny_regions == 0 and collate([replace(s, tiny_regions=2) for s in samples]).tiny_regions == 6
+    assert not batch.is_padding(2) and replace(batch, padding=(False, False, True)).is_padding(2)
     with pytest.raises(KeyError, match="no field"):
         batch["masks"]
 

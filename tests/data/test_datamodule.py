@@ -72,6 +72,7 @@ def test_every_form_of_entry_and_the_weights(tiny_source):
     module = MaskCaptionDataModule({"a": lambda: source, **entries}, samples_per_epoch=8, **SMALL)
     assert len(module.train_dataloader()) == 8
     assert module.has_captions("train") == {"a": True, "b": True} and module.has_captions("val") == {}
+    assert module.has_phrases("train") == {"a": True, "b": True}
     assert module.train_sources["a"] is source
     assert [sum(batch.sources == ["tiny"] for batch in module.train_dataloader())] == [8]
     quotas = np.bincount([i for i, _ in module.train_dataloader()._batches.mixture.epoch_order(0)])

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from maskcap.data.holdout import RecordRange, hold_out, source_has_captions
+from maskcap.data.holdout import RecordSubset, hold_out, source_has_captions, source_has_phrases
 from maskcap.data.record import ImageRef, Record
 from maskcap.errors import ConfigError, DataError
 
@@ -43,6 +44,26 @@ def test_a_single_video_is_cut_with_a_warning(caplog):
     assert (len(train), len(val)) == (8, 2) and "share the file 0.mp4" in caplog.text
 
 
+def test_images_whose_records_are_apart_are_held_out_whole():
+    records = [record for i in range(10) for record in (frames(*[1] * 10)[i], frames(*[1] * 10)[(7 * i) % 10])]
+    train, val = hold_out(records, 0.2)
+    sides = [{record.image1.path for record in part} for part in (train, val)]
+    assert len(train) + len(val) == 20 and len(val) == 4 and not sides[0] & sides[1]
+    assert sides[1] == {records[-1].image1.path, records[-2].image1.path}
+    assert list(train) == [record for record in records if record.image1.path in sides[0]]
+    assert [record.key for record in hold_out(records, 0.2)[1]] == [record.key for record in val]
+
+
+def test_a_sources_own_image_names_spare_its_annotations():
+    class Named(list):
+        def image_of(self, index: int) -> str:
+            return "ab"[index // 3]
+
+    train, val = hold_out(Named([None] * 6), 0.1)  # type: ignore[arg-type]
+    assert (len(train), len(val)) == (3, 3)
+    assert (train.image_of(0), val.image_of(0)) == ("a", "b")
+
+
 def test_at_least_one_record_on_either_side():
     for fraction in (0.001, 0.999):
         train, val = hold_out(frames(1, 1, 1), fraction)
@@ -58,7 +79,16 @@ def test_wrong_arguments():
 
 def test_captions_of_a_source_and_its_ranges(tiny_source, region):
     source = tiny_source(2)
-    assert RecordRange(source, 0, 1).has_captions and RecordRange(source, 0, 1).name == "tiny"
+    assert RecordSubset(source, range(1)).has_captions and RecordSubset(source, range(1)).name == "tiny"
     source.has_captions = False
-    assert not RecordRange(source, 0, 1).has_captions
+    assert not RecordSubset(source, range(1)).has_captions
     assert source_has_captions(source.records) and not source_has_captions(frames(2))
+
+
+def test_phrases_are_captions_that_single_a_region_out(tiny_source):
+    source = tiny_source(2)
+    assert RecordSubset(source, range(9)).has_phrases and len(RecordSubset(source, range(9))) == 2
+    blind = [replace(r, regions1=tuple(replace(g, referring=False) for g in r.regions1)) for r in source.records]
+    assert source_has_captions(blind) and not source_has_phrases(blind)
+    source.has_phrases = False
+    assert not RecordSubset(source, range(1)).has_phrases

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -165,6 +167,27 @@ def test_evaluation_ranks_get_equally_many(tiny_source):
     ranks = [EvalLoader(source, 0, SAMPLES, LoaderOptions(1, rank=rank, world=2)) for rank in (0, 1)]
     numbers = [[int(batch.keys[0][-1]) for batch in rank] for rank in ranks]
     assert numbers == [[0, 2, 4], [1, 3, 0]]
+    padding = [[any(batch.padding) for batch in rank] for rank in ranks]
+    assert padding == [[False, False, False], [False, False, True]]
+
+
+@pytest.mark.parametrize("make", ["train", "evaluation"])
+def test_regions_kept_as_one_pixel_are_counted_in_the_log(sources, make, caplog):
+    speck = np.zeros((24, 32), np.uint8)
+    speck[13, 21] = 1
+    for record in sources["b"].records:
+        object.__setattr__(record.regions1[0], "mask", speck)
+    whole = SampleOptions(image_size=8, regions_per_image=None)
+    only = {"b": sources["b"]}
+    mixture = Mixture({"b": 4}, {"b": 1.0}, 0, 4)
+    batches = (
+        TrainLoader(list(only.values()), mixture, whole, LoaderOptions(2))
+        if make == "train"
+        else EvalLoader(sources["b"], 0, whole, LoaderOptions(2))
+    )
+    with caplog.at_level(logging.INFO):
+        assert [batch.tiny_regions for batch in batches] == [2, 2]
+    assert "4 regions were smaller than a pixel" in caplog.text
 
 
 def test_closing_stops_the_workers_at_once(sources):

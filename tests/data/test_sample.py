@@ -147,6 +147,23 @@ def test_empty_caption_names_key_and_region(record):
         make_sample(bad, rng(), image_size=8)
 
 
+def test_an_empty_mask_names_key_and_region(record):
+    empty = np.zeros((24, 32), np.uint8)
+    bad = replace(record, regions1=(replace(record.regions1[0], mask=empty),))
+    with pytest.raises(DataError, match=r"tiny/train/7: the mask of region 'r0' is empty.*Remove the region"):
+        make_sample(bad, rng(), image_size=8)
+
+
+def test_a_region_between_the_resized_pixels_stays_as_one(record):
+    speck = np.zeros((24, 32), np.uint8)
+    speck[13, 21:23] = speck[14, 22] = 1  # 8 × 8 samples rows 0, 3, … and columns 0, 4, …
+    small = replace(record, regions1=(replace(record.regions1[0], mask=speck), record.regions1[1]))
+    sample = make_sample(small, rng(), image_size=8, regions_per_image=None)
+    assert torch.nonzero(sample.mask1[0]).tolist() == [[13 * 8 // 24, 22 * 8 // 32]]
+    assert sample.tiny_regions == 1 and sample.mask1[1].sum() == 1  # the other's pixel is a sample of its own
+    assert make_sample(small, rng(), image_size=24, regions_per_image=None).tiny_regions == 0
+
+
 def test_wrong_records_are_named(record, region):
     with pytest.raises(DataError, match="tiny/train/7: the record has no regions"):
         make_sample(replace(record, regions1=()), rng(), image_size=8)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from maskcap.data.batch import Batch
+from maskcap.errors import SequenceTooLongError
 from maskcap.loops.base import Curriculum, StepContext
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.mask_to_caption import MaskToCaption
@@ -91,6 +92,39 @@ def test_each_loop_learns_one_batch(points: int | None, tiny_model: MaskCaptionM
     for name in loops:
         first, last = history[0][name], sum(step[name] for step in history[-4:]) / 4
         assert last < 0.8 * first, (name, first, last)
+
+
+def test_ranks_share_decisions_and_draw_noise_apart(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    def decisions(rank: int, regions: int) -> tuple[list[bool], list[float]]:
+        own = torch.Generator().manual_seed(100 + rank)
+        context = replace(_context(tiny_model, tiny_batch, 3, image_token_dropout=0.5), noise_generator=own)
+        noise = [torch.rand(regions, generator=context.noise)[0].item() for _ in range(8)]
+        return [context.keep_image() for _ in range(8)], noise
+
+    (kept0, noise0), (kept1, noise1) = decisions(0, 2), decisions(1, 5)
+    assert kept0 == kept1 and len(set(kept0)) == 2 and noise0 != noise1
+    alone = _context(tiny_model, tiny_batch)
+    assert alone.noise is alone.generator
+
+
+def test_predictions_without_some_regions(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    encoded = tiny_model.eval().encode(tiny_batch.image1)
+    found = CaptionToMask().predict(tiny_model, tiny_batch, encoded)
+    rest = found.without({1})
+    assert rest.regions == [0] and rest.phrases == ["large red circle"]
+    assert found.mask_logits is not None and rest.mask_logits is not None
+    assert torch.equal(rest.mask_logits, found.mask_logits[:1]) and found.without(set()) is found
+
+
+def test_too_long_a_sequence_names_record_and_region(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    tiny_model.max_length = 5
+    for loop, name in ((MaskToCaption(), "set/train/0 region a"), (CaptionToMask(), "set/train/0 region a")):
+        with pytest.raises(SequenceTooLongError, match=name):
+            loop(tiny_model, tiny_batch, _context(tiny_model, tiny_batch))
+        with pytest.raises(SequenceTooLongError, match="set/train/. region"):
+            loop.predict(tiny_model, tiny_batch, tiny_model.encode(tiny_batch.image1))
+    with pytest.raises(SequenceTooLongError, match="phrase 'a red cross'"):
+        tiny_model.segment(tiny_batch.image1[:1], ["a red cross"])
 
 
 def test_predictions_cover_the_right_regions(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from maskcap.loops.prompt_to_mask import mask_boxes, random_points
@@ -30,3 +31,16 @@ def test_points_lie_inside_and_spread() -> None:
         assert mask[0, round(y), round(x)] == 1
         seen.add((round(x), round(y)))
     assert len(seen) > 15
+
+
+def test_a_point_is_the_kth_set_pixel_by_one_draw_a_mask() -> None:
+    masks = torch.rand(50, 9, 7, generator=torch.Generator().manual_seed(1)) < 0.3
+    masks[0] = False
+    masks[1] = True
+    points = random_points(masks.float(), torch.Generator().manual_seed(5)).numpy()
+    draws = torch.rand(50, generator=torch.Generator().manual_seed(5), dtype=torch.float64).numpy()
+    assert points[0].tolist() == pytest.approx([6.5 / 7, 8.5 / 9])
+    for mask, draw, point in list(zip(masks.numpy(), draws, points, strict=True))[1:]:
+        y, x = np.nonzero(mask)
+        k = int(draw * len(y))
+        np.testing.assert_allclose(point, [(x[k] + 0.5) / 7, (y[k] + 0.5) / 9], rtol=1e-6)

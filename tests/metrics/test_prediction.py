@@ -18,6 +18,8 @@ FULL = Prediction(
     iou=0.25,
     predicted_rle={"size": [4, 5], "counts": "d0"},
     true_rle={"size": [4, 5], "counts": "04d0"},
+    size=(40, 50),
+    truncated=False,
 )
 
 

@@ -17,6 +17,21 @@ def test_describe_and_segment_shapes(tiny_model: MaskCaptionModel, tiny_batch: B
     assert logits.shape == (2, 8, 8) and logits.dtype == torch.float32
 
 
+def test_captions_without_an_end_are_marked_as_cut(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    said = tiny_model.eval().generate_captions(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    assert said.texts == tiny_model.describe(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    end = tiny_model.vlm.tokenizer.convert_tokens_to_ids(tiny_model.vlm.conversation.end)
+    generate = tiny_model.vlm.model.generate
+
+    def rows(**_: object) -> torch.Tensor:
+        return torch.tensor([[9, end, 0, 0], [9, 9, 9, 9], [9, 9, 9, end]])
+
+    tiny_model.vlm.model.generate = rows
+    said = tiny_model.generate_captions(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    tiny_model.vlm.model.generate = generate
+    assert said.truncated == [False, True, False]
+
+
 def test_regions_without_images_must_match(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
     with pytest.raises(ValueError, match="region_image"):
         tiny_model.segment(tiny_batch.image1, ["red circle", "cross", "square"])

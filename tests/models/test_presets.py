@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from maskcap.data.batch import Batch
 from maskcap.errors import ConfigError
@@ -109,6 +111,26 @@ def test_a_missing_folder_and_an_idle_freeze_pattern_are_config_errors(tmp_path:
         pretrained_sam2(str(tmp_path), dtype="int8")
     with pytest.raises(ConfigError, match="'vision.*' matches no parameter"):
         freeze(_tiny_vlm().model, ["vision.*"])
+
+
+def _change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_missing_and_misfitting_weights_are_config_errors(tmp_path: Path) -> None:
+    tiny_sam2(image_size=32, hidden_size=64, width=8).model.save_pretrained(tmp_path)
+    name = "mask_decoder.iou_token.weight"
+    _change_weights(tmp_path, lambda weights: weights.update({name: weights[name][:, :8].contiguous()}))
+    with pytest.raises(ConfigError, match=rf"segmenter.path=.*has other sizes for 1 of Sam2Model's weights \({name}\)"):
+        pretrained_sam2(str(tmp_path), local_files_only=True)
+    _change_weights(tmp_path, lambda weights: weights.pop(name))
+    with pytest.raises(ConfigError, match=rf"lacks 1 of Sam2Model's weights \({name}\)"):
+        pretrained_sam2(str(tmp_path), local_files_only=True)
+    (tmp_path / "model.safetensors").write_bytes(b"\x08" + b"\x00" * 20)
+    with pytest.raises(ConfigError, match="segmenter.path=.*cannot be loaded"):
+        pretrained_sam2(str(tmp_path), local_files_only=True)
 
 
 def test_frozen_bfloat16_and_trained_float32_work_under_autocast(tmp_path: Path, tiny_batch: Batch) -> None:

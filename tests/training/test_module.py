@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from maskcap.data.datamodule import MaskCaptionDataModule
+from maskcap.data.holdout import RecordSubset
 from maskcap.data.scenes import make_scenes
 from maskcap.data.sources import RefCOCOSource, SA1BSource
 from maskcap.errors import ConfigError
@@ -67,8 +68,13 @@ def test_fit_validates_every_set_by_name(scenes: Path, tmp_path: Path) -> None:
     assert "val/caption_exact_content" not in metrics
     sets = {prediction.set_name for prediction in module.val_predictions}
     assert sets == {"main", "content"}
-    described = [p for p in module.val_predictions if p.set_name == "main"]
-    assert all(p.predicted_caption is not None and p.iou is not None and p.true_rle for p in described)
+    of_main = [p for p in module.val_predictions if p.set_name == "main"]
+    assert all(p.iou is not None and p.true_rle and p.size == (64, 64) for p in of_main)
+    # a region comes once for each of its phrases, and once with its caption
+    described = [(p.key, p.region_id) for p in of_main if p.predicted_caption is not None]
+    assert len(described) == len(set(described)) == len({(p.key, p.region_id) for p in of_main}) < len(of_main)
+    cut = [p.truncated for p in of_main if p.truncated is not None]
+    assert metrics["val/caption_truncated"] == pytest.approx(sum(cut) / len(described))
     image, true, predicted, prediction = module.val_pictures[0]
     assert image.shape == (64, 64, 3) and true.shape == predicted.shape == (64, 64) and prediction.iou is not None
 
@@ -99,6 +105,62 @@ def test_a_loop_that_needs_captions_on_a_source_without_them_is_an_error(scenes:
     data = MaskCaptionDataModule({"sa1b": functools.partial(SA1BSource, scenes / "sa1b")}, image_size=64)
     with pytest.raises(ConfigError, match="sa1b.*loops=prompt_to_mask"):
         _trainer(tmp_path).fit(_module(), datamodule=data)
+
+
+class Answers(RecordSubset):
+    """Captions that single nothing out, as Osprey's conversations."""
+
+    has_phrases = False  # type: ignore[assignment]
+
+
+def test_captions_that_are_no_phrases_cannot_ask_for_masks(scenes: Path, tmp_path: Path) -> None:
+    def answers() -> Answers:
+        return Answers(RefCOCOSource(scenes), range(4))
+
+    with pytest.raises(ConfigError, match=r"caption_to_mask needs phrases.*\['chat'\].*loops=mask_to_caption"):
+        _trainer(tmp_path).fit(_module(), datamodule=MaskCaptionDataModule({"chat": answers}, image_size=64))
+    mixed = {"chat": answers, "refcoco": functools.partial(RefCOCOSource, scenes)}
+    with pytest.raises(ConfigError, match=r"\['chat'\]"):
+        module = _module(loops={"caption_to_mask": CaptionToMask()})
+        _trainer(tmp_path).fit(module, datamodule=MaskCaptionDataModule(mixed, image_size=64))
+    data = MaskCaptionDataModule(mixed, image_size=64, samples_per_epoch=2)
+    assert data.has_phrases("train") == {"chat": False, "refcoco": True}
+    _trainer(tmp_path, max_epochs=1, limit_val_batches=0).fit(_module(), datamodule=data)
+
+
+class Seeds(L.Callback):
+    """The seed of every batch's random numbers."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(pl_module.step_context(batch).generator.initial_seed())
+
+
+def test_every_batch_draws_its_own_numbers_over_accumulation_and_resume(scenes: Path, tmp_path: Path) -> None:
+    def run(folder: str, checkpoint: str | None = None, **options: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
+        seeds = Seeds()
+        callbacks = [seeds, *options.pop("callbacks", [])]
+        accumulate = options.pop("accumulate", 2)
+        trainer = _trainer(
+            tmp_path / folder, limit_val_batches=0, accumulate_grad_batches=accumulate, callbacks=callbacks, **options
+        )
+        module = _module(seed=3, curriculum=Curriculum(image_token_dropout=0.5))
+        trainer.fit(module, datamodule=_data(scenes), ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+        return seeds.seen, module.state_dict()
+
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            if trainer.global_step == 1 and not (tmp_path / "one.ckpt").exists():
+                trainer.save_checkpoint(tmp_path / "one.ckpt")
+
+    seeds, weights = run("whole", callbacks=[Save()])
+    assert seeds == [3_000_009 + i for i in range(8)]  # 2 epochs of 4 batches, 4 steps
+    rest, resumed = run("rest", str(tmp_path / "one.ckpt"))
+    assert rest == seeds[2:]
+    assert all(torch.equal(weights[name], resumed[name]) for name in weights)
+    assert run("plain", accumulate=1, max_epochs=1)[0] == seeds[:4]
 
 
 def test_masks_without_words_train_sam2_from_prompts(scenes: Path, tmp_path: Path) -> None:

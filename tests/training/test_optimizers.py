@@ -31,7 +31,7 @@ def test_first_matching_pattern_sets_the_rate_and_vectors_take_no_decay() -> Non
 def test_idle_pattern_and_frozen_model_are_config_errors() -> None:
     with pytest.raises(ConfigError, match="no trained parameter matches"):
         AdamW(learning_rates={"vat.*": 1.0}).build(_module())
-    with pytest.raises(ConfigError, match="nothing trains"):
+    with pytest.raises(ConfigError, match="model.freeze_patterns"):
         AdamW().build(_module().requires_grad_(False))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from maskcap.errors import DataError
 logger = logging.getLogger(__name__)
 
 KINDS = ("conversation", "short_form", "detail", "part", "lvis")
+_NOT_REFERRING = ("conversation", "lvis", "short_form")  # "yes" or "dog" may be said of many regions
 _NAME_PARTS = {"short": "short_form", "lvis": "lvis", "positive_neg": "lvis", "conv": "conversation", "part": "part"}
 
 
@@ -70,6 +71,15 @@ class OspreySource(Sequence[Record]):
     def has_captions(self) -> bool:
         return True
 
+    @property
+    def has_phrases(self) -> bool:
+        """Whether answers of this kind single their region out."""
+        return self.kind not in _NOT_REFERRING
+
+    def image_of(self, index: int) -> Hashable:
+        """What tells the images of records apart; cheap. Several entries may be of one image."""
+        return self._records[index].image1.path
+
     def __len__(self) -> int:
         return len(self._records)
 
@@ -123,7 +133,7 @@ def _regions(entry: dict[str, Any], kind: str, where: str, skipped: Counter[str]
                 captions=tuple(turn.answer for turn in answers),
                 id=str(i + 1),
                 questions=questions if any(questions) else (),
-                referring=kind not in ("conversation", "lvis", "short_form"),
+                referring=kind not in _NOT_REFERRING,
             )
         )
     return tuple(regions)

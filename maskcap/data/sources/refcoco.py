@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,14 @@ class RefCOCOSource(Sequence[Record]):
     @property
     def has_captions(self) -> bool:
         return True
+
+    @property
+    def has_phrases(self) -> bool:
+        return True
+
+    def image_of(self, index: int) -> Hashable:
+        """What tells the images of records apart; cheap."""
+        return self._records[index].image1.path
 
     def __len__(self) -> int:
         return len(self._records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,14 @@ class SA1BSource(Sequence[Record]):
     @property
     def has_captions(self) -> bool:
         return False
+
+    @property
+    def has_phrases(self) -> bool:
+        return False
+
+    def image_of(self, index: int) -> Hashable:
+        """What tells the images of records apart; reads nothing."""
+        return self._files[index]
 
     def __len__(self) -> int:
         return len(self._files)

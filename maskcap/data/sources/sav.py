@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,14 @@ class SAVSource(Sequence[Record]):
     @property
     def has_captions(self) -> bool:
         return False
+
+    @property
+    def has_phrases(self) -> bool:
+        return False
+
+    def image_of(self, index: int) -> Hashable:
+        """The record's video: its frames are too alike to be told apart. Reads nothing."""
+        return self._videos[self._index[index][0]].path
 
     def __len__(self) -> int:
         return len(self._index)

@@ -25,6 +25,14 @@ class ImageTokens:
     layout: TokenLayout
 
 
+@dataclass(frozen=True)
+class Generated:
+    """Generated answers: their texts, and whether each was cut at the limit before it ended."""
+
+    texts: list[str]
+    truncated: list[bool]
+
+
 class VLM(Protocol):
     """A vision-language model with its tokenizer; an `nn.Module` whose `hidden_size` is C."""
 
@@ -53,6 +61,6 @@ class VLM(Protocol):
         """Vocabulary logits (..., V) of hidden states (..., C)."""
         ...
 
-    def generate(self, sequences: Sequences, max_new_tokens: int) -> list[str]:
+    def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
         """Greedy continuation of left-padded sequences, decoded without special tokens."""
         ...

@@ -11,7 +11,7 @@ from maskcap.errors import ConfigError
 from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation
 from maskcap.models.region_prompt import resize_image
 from maskcap.models.sequence import Prefix, Sequences
-from maskcap.models.vlm.interface import ImageTokens
+from maskcap.models.vlm.interface import Generated, ImageTokens
 from maskcap.vision_tokens.layout import grid_layout
 
 
@@ -57,11 +57,11 @@ class InternVL(nn.Module):
     def _add_tokens(self) -> None:
         from tokenizers import AddedToken
 
-        known = self.tokenizer.get_vocab()
-        new = [AddedToken(token, special=True, normalized=False) for token in ADDED_TOKENS if token not in known]
-        self.tokenizer.add_tokens(new, special_tokens=True)
         if IMAGE_SLOT not in self.tokenizer.get_vocab():
             raise ConfigError(f"the tokenizer has no {IMAGE_SLOT} token: is this an InternVL folder in `-hf` format?")
+        # also those that it has: only what it calls special is kept out of the data's words (conversation.Words)
+        control = [AddedToken(token, special=True, normalized=False) for token in (IMAGE_SLOT, *ADDED_TOKENS)]
+        self.tokenizer.add_tokens(control, special_tokens=True)
         if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
             self.model.resize_token_embeddings(len(self.tokenizer))
 
@@ -107,8 +107,8 @@ class InternVL(nn.Module):
         return self.model.get_output_embeddings()(states)
 
     @torch.no_grad()
-    def generate(self, sequences: Sequences, max_new_tokens: int) -> list[str]:
-        """Greedy continuation of left-padded `sequences`; stops at the end-of-turn token."""
+    def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
+        """Greedy continuation of left-padded `sequences`; stops at the end-of-turn token. Waits for the device."""
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
         ids = self.model.generate(
             inputs_embeds=sequences.inputs_embeds,
@@ -119,7 +119,9 @@ class InternVL(nn.Module):
             eos_token_id=end,
             pad_token_id=self.tokenizer.pad_token_id,
         )
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        rows: list[list[int]] = ids.tolist()
+        texts = [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
+        return Generated(texts, [end not in row for row in rows])
 
 
 def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:

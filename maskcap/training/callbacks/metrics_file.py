@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
+from maskcap.training.callbacks.position import LoadedPosition
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
@@ -24,13 +26,15 @@ class MetricsFile(pl.Callback):
 
     Times are the only entries that differ between two runs of one seed. The file is replaced in one move, so a reader
     never sees half of it. A metric that is not finite is written as null and named in a warning. With a CSVLogger,
-    `curves.png` shows the run's curves at its end. Only rank 0 writes; the sanity check is passed over.
+    `curves.png` shows the run's curves at its end. Only rank 0 writes; the sanity check is passed over. Outside of a
+    fit, `step` and `epoch` are the loaded checkpoint's.
     """
 
     def __init__(self) -> None:
         self._train_seconds = 0.0  # of earlier stretches: before a resume, before the validation that runs now
         self._stretch_began: float | None = None
         self._validation_began = 0.0
+        self._loaded = LoadedPosition()
 
     def state_dict(self) -> dict[str, Any]:
         """The training time so far, so that it goes on after a resume."""
@@ -38,6 +42,11 @@ class MetricsFile(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._train_seconds = float(state_dict["train_seconds"])
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded = LoadedPosition.of(checkpoint)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stretch_began = time.monotonic()
@@ -56,11 +65,12 @@ class MetricsFile(pl.Callback):
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        step, epoch = self._loaded.position(trainer)
         write_metrics(
             {
                 **dict(sorted(metrics.items())),
-                "step": trainer.global_step,
-                "epoch": trainer.current_epoch,
+                "step": step,
+                "epoch": epoch,
                 "train_seconds": round(self._train_seconds, 3),
                 "val_seconds": round(now - self._validation_began, 3),
             },

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 
+from maskcap.training.callbacks.position import LoadedPosition
+
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
 
@@ -20,13 +22,20 @@ class Pictures(pl.Callback):
 
     Draws the first `count` entries of the module's `val_pictures`, a list of
     (image uint8 (H, W, 3), true mask (H, W), predicted mask (H, W) or None, Prediction); writes nothing when it is
-    empty. Only rank 0 writes; the sanity check is passed over. Raises ValueError when `count` is below 1.
+    empty. Only rank 0 writes; the sanity check is passed over. Outside of a fit, the step is the loaded checkpoint's.
+    Raises ValueError when `count` is negative.
     """
 
     def __init__(self, count: int = 8) -> None:
-        if count < 1:
-            raise ValueError(f"Pictures(count={count}): must be 1 or more; leave the callback out for no pictures")
+        if count < 0:
+            raise ValueError(f"Pictures(count={count}): must be 0 or more")
         self.count = count
+        self._loaded = LoadedPosition()
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._loaded = LoadedPosition.of(checkpoint)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """After the module's own end of validation, so that `val_pictures` is complete."""
@@ -36,10 +45,11 @@ class Pictures(pl.Callback):
         pictures = pl_module.val_pictures[: self.count]  # pyright: ignore[reportAssignmentType, reportIndexIssue]
         if not pictures:
             return
+        step, _ = self._loaded.position(trainer)
         pixels = _draw(pictures)
-        _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:06d}.png")
+        _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"step_{step:06d}.png")
         for logger in trainer.loggers:
-            send_image(logger, "val/samples", pixels, trainer.global_step)
+            send_image(logger, "val/samples", pixels, step)
 
 
 def send_image(logger: Logger, name: str, pixels: np.ndarray, step: int) -> None:

@@ -43,7 +43,8 @@ class SceneProbes(pl.Callback):
     Logs `val/pair_{colour,size,shape}`: share of phrases whose mask overlaps the right object more (by IoU) than its
     partner; `val/swap_{colour,size,shape,place}`: mean IoU with the true object after that word was replaced by the
     partner's (low is good); `val/caption_{colour,size,shape,place}`: share of the "main" set's captions with the right
-    word, of those whose truth has one. All in 0..1. Samples are decoded once and kept. Every rank runs all of it.
+    word, of those whose truth has one. All in 0..1. Samples are decoded once and kept. Every rank runs all of it, and
+    the module's `gather_predictions()` gives the captions of all ranks.
     """
 
     def __init__(
@@ -65,7 +66,9 @@ class SceneProbes(pl.Callback):
         """Probes the model; the sanity check is passed over."""
         if trainer.sanity_checking:
             return
-        values = self.probe(trainer, pl_module) | caption_attributes(getattr(pl_module, "val_predictions", ()))
+        module: Any = pl_module
+        # Of all ranks: from its own alone, a rank could log names that another does not, and both would wait for ever.
+        values = self.probe(trainer, pl_module) | caption_attributes(module.gather_predictions())
         for name, value in values.items():
             pl_module.log(f"val/{name}", float(value), sync_dist=True)
 

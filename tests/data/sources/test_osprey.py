@@ -39,6 +39,7 @@ def test_conversation_turns_go_to_the_region_they_name(make, rle):
     )  # fmt: skip
     source = make("osprey_conversation", [_entry(rle, 3, id=5, conversations=_turns(*texts))])
     assert (source.name, source.kind, source.has_captions) == ("osprey", "conversation", True)
+    assert not source.has_phrases and source.image_of(0) == source[0].image1.path
     dog, ball = source[0].regions1
     assert source[0].key == "osprey/osprey_conversation/5" and (dog.id, ball.id) == ("1", "2")
     assert dog.captions == ("A dog in this region.", "Brown.")
@@ -65,6 +66,7 @@ def test_short_form_asks_for_a_short_answer_once(make, rle):
         assert source[1].regions1[0].questions == (f"What is it? {short}",)
         assert source[0].regions1[0].captions == ("dog",)
         assert source[0].regions1[0].referring == (kind == "part")  # "dog" may be said of every dog
+        assert source.has_phrases == (kind == "part")
 
 
 def test_descriptions_lose_their_leading_tag(make, rle):

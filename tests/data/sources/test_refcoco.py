@@ -59,6 +59,7 @@ def _write_refs(root: Path, refs: object) -> None:
 def test_one_record_an_image_with_all_its_refs(root):
     source = RefCOCOSource(root)
     assert (source.name, source.has_captions, source.skipped, len(source)) == ("refcoco", True, {}, 2)
+    assert source.has_phrases and source.image_of(1) == source[1].image1.path
     assert [record.key for record in source] == ["refcoco/train/7", "refcoco/train/8"]
     left, right = source[0].regions1
     assert left.captions == ("left box", "red box") and right.captions == ("right box",)

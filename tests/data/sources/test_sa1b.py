@@ -38,6 +38,7 @@ def test_flat_and_nested_folders(tmp_path, write, place):
         write(place.format(number, number))
     source = SA1BSource(tmp_path)
     assert (source.name, source.has_captions, source.skipped) == ("sa1b", False, {})
+    assert not source.has_phrases and len({source.image_of(i) for i in range(len(source))}) == len(source)
     assert [record.key for record in source] == ["sa1b/train/2", "sa1b/train/9", "sa1b/train/10"]
     record = source[0]
     assert [region.id for region in record.regions1] == ["10", "11"] and record.regions1[0].captions == ()

@@ -44,6 +44,7 @@ def test_frames_and_the_objects_they_show(tmp_path, write):
     path = write("sav/sav_000/sav_000001", {"manual": ["xx.xx", "x...."]})
     source = SAVSource(tmp_path)
     assert (source.name, source.has_captions) == ("sav", False)
+    assert not source.has_phrases and source.image_of(0) == source[0].image1.path
     assert source.skipped == {"frames without an object": 1}
     assert [(r.key, [g.id for g in r.regions1]) for r in source] == [
         ("sav/train/sav_000001/0", ["manual-0", "manual-1"]),

@@ -65,6 +65,10 @@ def test_wandb_gets_the_image_and_other_loggers_are_passed_over():
     send_image(object(), "val/samples", pixels, 7)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_count_below_one_is_refused():
-    with pytest.raises(ValueError, match="count=0"):
-        Pictures(count=0)
+def test_a_negative_count_is_refused_and_zero_writes_nothing(
+    tmp_path: Path, make_trainer: Any, module: Any, loader: Any
+):
+    with pytest.raises(ValueError, match="count=-1"):
+        Pictures(count=-1)
+    make_trainer(Pictures(count=0)).fit(module, loader, loader)
+    assert not (tmp_path / "samples").exists()

@@ -46,9 +46,12 @@ class Module(pl.LightningModule):
     def __init__(self, model: torch.nn.Module) -> None:
         super().__init__()
         self.model = model
-        self.val_predictions = [
+        self.predictions = [
             Prediction("k", "0", "main", "tiny", caption="small red cross", predicted_caption="large red cross")
         ]
+
+    def gather_predictions(self) -> list[Prediction]:
+        return self.predictions
 
     def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
         pass
@@ -83,6 +86,14 @@ def test_the_real_model_is_probed_and_samples_are_decoded_once(root: Path, make_
     assert callback._samples is kept
     assert all(0 <= value <= 1 for value in first.values())
     assert {f"val/swap_{name}" for name in ("colour", "size", "shape", "place")} <= set(first)
+
+
+def test_captions_of_all_ranks_count(root: Path, make_trainer):
+    module = Module(ColourReader())
+    module.predictions.append(
+        Prediction("k2", "0", "main", "tiny", caption="small blue cross", predicted_caption="small red cross")
+    )
+    assert validate(probes(root), module, make_trainer)["val/caption_colour"] == 0.5
 
 
 def test_pairs_are_two_captions_that_differ_in_one_word():

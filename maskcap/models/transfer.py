@@ -1,0 +1,21 @@
+"""Host → device copies that nothing waits for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def to_device(tensors: Sequence[torch.Tensor], device: torch.device | str) -> list[torch.Tensor]:
+    """The same host tensors on `device`, all of one dtype, in order.
+
+    On CUDA they travel together: one copy from page-locked memory, which the host does not wait for (a copy from
+    ordinary memory waits for everything that the device has still to do). The results are views of that one copy.
+    """
+    target = torch.device(device)
+    if target.type != "cuda":
+        return [tensor.to(target) for tensor in tensors]
+    packed = torch.cat([tensor.reshape(-1) for tensor in tensors]).pin_memory().to(target, non_blocking=True)
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

@@ -1,0 +1,72 @@
+"""What `python eval.py` makes of a run's configuration and its own command line; the command runs in test_commands."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from maskcap.cli.eval import merge
+from maskcap.cli.launch import conf_folder
+from maskcap.cli.train import TRAIN_SCHEMA
+from maskcap.config import check_config
+from maskcap.errors import ConfigError
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        return compose(name, overrides=[*overrides, "paths.run=/nowhere/run"])
+
+
+def merged(*overrides: str, trained: tuple[str, ...] = ()) -> DictConfig:
+    given = composed("eval", "checkpoint=x.ckpt", *overrides)
+    return merge(composed("train", *trained), given, overrides)
+
+
+REFCOCO = ("data=refcoco", "data.root=/nowhere")
+
+
+@pytest.mark.parametrize("overrides", [(), REFCOCO, ("trainer=gpu",), ("data=demo",)])
+def test_every_choice_gives_a_valid_run(overrides: tuple[str, ...]):
+    config = merged("split=testA", *overrides)
+    values = check_config(config, TRAIN_SCHEMA).values
+    assert config.data.val_split == "testA"
+    assert OmegaConf.select(config, "callbacks.checkpoint") is None
+    assert ("scene_probes" in values["callbacks"]) == (overrides != REFCOCO)
+    assert values["trainer"]["accelerator"] == ("gpu" if overrides == ("trainer=gpu",) else "auto")
+
+
+def test_every_record_is_evaluated_unless_a_limit_is_given():
+    trained = ("data.limit_val=7", "+trainer.limit_val_batches=2", "+data.val_regions_per_image=3")
+    config = merged(trained=trained)
+    assert config.data.limit_val is None and "limit_val_batches" not in config.trainer
+    assert config.data.val_regions_per_image == 3
+    config = merged("data.limit_val=5", "data.val_regions_per_image=null", trained=trained)
+    assert config.data.limit_val == 5 and config.data.val_regions_per_image is None
+    assert merged(*REFCOCO).data.get("limit_val") is None
+
+
+def test_single_values_go_into_the_runs_trainer_and_callbacks():
+    config = merged("+trainer.limit_val_batches=2", "+trainer.precision=bf16-mixed", "+callbacks.pictures.count=3")
+    assert (config.trainer.limit_val_batches, config.trainer.precision, config.trainer.devices) == (2, "bf16-mixed", 1)
+    assert config.callbacks.pictures.count == 3
+    assert check_config(config, TRAIN_SCHEMA)["trainer"]["_target_"] == "lightning.Trainer"
+
+
+def test_another_data_set_is_read_as_the_model_was_trained_to():
+    config = merged(*REFCOCO, trained=("module.describe_sets=[content]",))
+    assert (config.data.image_size, config.data.caption_choice, config.data.val_phrase_choice) == (
+        128,
+        "first",
+        "first",
+    )
+    assert config.module.describe_sets is None
+    assert merged(*REFCOCO, "data.image_size=256").data.image_size == 256
+    trained = ("data=refcoco", "data.root=/elsewhere")
+    assert "caption_choice" not in merged("data=demo", trained=trained).data  # that run drew any sentence
+
+
+def test_data_without_splits_has_none_to_choose_from():
+    trained = composed("train", "~data.val_split", "data.val.main.source.split=x", "data.val.content.source.split=x")
+    with pytest.raises(ConfigError, match="no `val_split`"):
+        merge(trained, composed("eval", "checkpoint=x.ckpt", "split=val"))

@@ -1,0 +1,83 @@
+"""Templates filled with the data's words: ordinary ones cost what they did, control tokens in them are plain text."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation, Words, tiny_conversation, token_ids
+from maskcap.models.presets import tiny_internvl
+from maskcap.models.tiny_tokenizer import SPECIAL, tiny_tokenizer
+from maskcap.models.vlm.internvl import InternVL
+
+# Qwen2's pre-tokenizer, which InternVL3 uses.
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEXTS = ("large red circle at the top left", "2 men, (left)", "naïve 日本", "{curly}", "the man's No. 17!")
+
+
+def qwen_like(special: bool = True) -> PreTrainedTokenizerFast:
+    """Byte-level BPE split as Qwen2 does, a few merges learned; its control tokens special or only added."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator([*TEXTS, "Please segment it in this image. Please give a short description"], trainer)
+    tokenizer.add_tokens([AddedToken(token, special=special, normalized=False) for token in SPECIAL])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>")
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), qwen_like()], ids=["tiny", "qwen"])
+@pytest.mark.parametrize("conversation", [Conversation(), tiny_conversation()], ids=["internvl", "tiny"])
+@pytest.mark.parametrize("text", TEXTS)
+def test_ordinary_words_have_the_ids_of_the_whole_text(tokenizer, conversation: Conversation, text: str) -> None:
+    def whole(template: str) -> list[int]:
+        return tokenizer(template, add_special_tokens=False).input_ids
+
+    segment = conversation.segment.format(phrase=text)
+    assert token_ids(tokenizer, conversation.segment_prompt(text)) == whole(segment)
+    describe = conversation.describe.format(question=text)
+    assert token_ids(tokenizer, conversation.describe_prompt(text)) == whole(describe)
+    default = conversation.describe.format(question=conversation.default_question)
+    assert token_ids(tokenizer, conversation.describe_prompt(None)) == whole(default)
+    assert token_ids(tokenizer, [Words(text), conversation.end]) == whole(text + conversation.end)
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), qwen_like()], ids=["tiny", "qwen"])
+@pytest.mark.parametrize("conversation", [Conversation(), tiny_conversation()], ids=["internvl", "tiny"])
+def test_control_tokens_in_the_datas_words_are_plain_text(tokenizer, conversation: Conversation) -> None:
+    control = set(tokenizer.convert_tokens_to_ids(list(SPECIAL)))
+    text = "a " + "x".join(SPECIAL)
+    assert not control & set(token_ids(tokenizer, [Words(text)]))
+    assert tokenizer.decode(token_ids(tokenizer, [Words(text)])).strip() == text
+    for prompt, plain in (
+        (conversation.segment_prompt(text), conversation.segment_prompt("x")),
+        (conversation.describe_prompt(text), conversation.describe_prompt("x")),
+    ):
+        kept, expected = ([i for i in token_ids(tokenizer, p) if i in control] for p in (prompt, plain))
+        assert kept == expected != []
+    assert (
+        token_ids(tokenizer, conversation.segment_answer)
+        == tokenizer(conversation.segment_answer, add_special_tokens=False).input_ids
+    )  # the template's own [SEG] stays one
+
+
+def test_a_tokenizer_whose_control_tokens_are_only_added_is_put_right() -> None:
+    small = {"image_size": 32, "patch_size": 4, "downsample_ratio": 0.5, "hidden_size": 32}
+    model = tiny_internvl(**small, vit_layers=1, lm_layers=1).model
+    tokenizer = qwen_like(special=False)
+    ids = tokenizer.convert_tokens_to_ids([IMAGE_SLOT, *ADDED_TOKENS])
+    vlm = InternVL(model, tokenizer, 32)
+    assert vlm.tokenizer.convert_tokens_to_ids([IMAGE_SLOT, *ADDED_TOKENS]) == ids
+    text = f"{IMAGE_SLOT} [SEG] <vp>"
+    assert not set(ids) & set(token_ids(vlm.tokenizer, [Words(text)]))
+    assert set(ids[:1]) <= set(token_ids(vlm.tokenizer, text))
