@@ -76,12 +76,12 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
         extra = [*DEMO, f"data.root={place / 'data2'}"]
         if any(argument.startswith("checkpoint=") for argument in given):
             extra = [*extra, *SHORT[:2], "trainer.max_epochs=2"]
-    options = [
-        argument for argument in [*extra, *SHORT] if argument.split("=")[0] not in {g.split("=")[0] for g in given}
-    ]
+    named = {argument.partition("=")[0] for argument in given}
+    defaults = {argument.partition("=")[0]: argument for argument in [*SHORT, *extra]}  # extra wins over SHORT
+    options = [argument for key, argument in defaults.items() if key not in named]
     if "-m" in given:
         given = ["-m", *[argument for argument in given if argument != "-m"]]
-    assert command(train, *given, *dict.fromkeys(options)) == 0
+    assert command(train, *given, *options) == 0
 
 
 def test_readme_names_commands() -> None:

@@ -23,6 +23,7 @@ TRAIN_SCHEMA: Schema = {
     "checkpoint": str | None,
     "optimized_metric": str | None,
     "trusted_targets": list[str],
+    "overfit": {"images": int, "samples": int},
     "paths": {"data": str, "runs": str, "run": str},
     "data": Node(),
     "vision_tokens": Variables(),

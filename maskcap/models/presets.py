@@ -220,7 +220,7 @@ def _load(cls: Any, key: str, path: str, dtype: str | None, local_files_only: bo
             "save_pretrained wrote, or a hub id that this machine can reach."
         ) from error
     _check_complete(model, report, f"{key}={path}")
-    return model
+    return model.train()  # from_pretrained leaves it in evaluation mode, in which LoRA's dropout would never act
 
 
 def _check_complete(model: Any, report: dict[str, Any], where: str) -> None:

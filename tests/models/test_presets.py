@@ -147,6 +147,7 @@ def test_frozen_bfloat16_and_trained_float32_work_under_autocast(tmp_path: Path,
     )
     dtypes = {p.requires_grad: p.dtype for p in model.vlm.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    assert all(module.training for module in model.modules())  # from_pretrained alone leaves evaluation mode
     context = StepContext(model.encode(tiny_batch.image1))
     with torch.autocast("cpu", torch.bfloat16):
         losses = [loop(model, tiny_batch, context).loss for loop in (MaskToCaption(), CaptionToMask())]
