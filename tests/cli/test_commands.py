@@ -157,3 +157,13 @@ def test_help_shows_examples_and_imports_nothing_heavy(name: str):
     done = subprocess.run([sys.executable, "-c", script, name, "--help"], capture_output=True, text=True, check=True)
     assert f"python {name}.py" in done.stdout and "data: demo, mixture" in done.stdout
     assert done.stdout.splitlines()[-1] == "False" and done.stderr == ""
+
+
+def test_the_same_seed_gives_the_same_metrics(command, tiny: list[str], tmp_path: Path):
+    runs = [tmp_path / "a", tmp_path / "b"]
+    for run in runs:
+        assert command(train, *tiny, f"hydra.run.dir={run}") == 0
+    a, b = (read(run / "metrics.json") for run in runs)
+    assert {k: v for k, v in a.items() if not k.endswith("_seconds")} == {
+        k: v for k, v in b.items() if not k.endswith("_seconds")
+    }
