@@ -8,7 +8,7 @@ import numpy as np
 
 from maskcap.data.scenes.grammar import COLOURS, CONTENT, PLACES, SHAPES, SIZES, VALUES, Attributes, differing
 
-KINDS = ("random", "duplicates", "lookalikes", "twins", "pair")
+KINDS = ("random", "duplicates", "twins", "pair")
 _ANYWHERE = PLACES[0]  # stands in while contents are chosen; _place gives every object its own cell
 
 
@@ -27,12 +27,11 @@ def compose(kind: str, index: int, rng: np.random.Generator) -> Composition:
     random      2–5 independent objects.
     duplicates  a target and 2–4 distractors that each differ from it in exactly one of size, colour, shape;
                 no two objects of equal content, so content alone decides and place need not be named.
-    lookalikes  2–4 objects of one size and colour, each of another shape: the word that takes longest to learn.
     twins       two objects of equal content and 0–3 others: only place decides.
     pair        a minimal pair: two objects that differ in exactly one attribute (colour, size, shape in turn by
                 `index`) and 0–2 others, any other two objects differing in at least two; only the pair gets sentences.
     """
-    makers = {"random": _random, "duplicates": _duplicates, "lookalikes": _lookalikes, "twins": _twins}
+    makers = {"random": _random, "duplicates": _duplicates, "twins": _twins}
     contents = _pair(CONTENT[index % len(CONTENT)], rng) if kind == "pair" else makers[kind](rng)
     referred = 2 if kind == "pair" else len(contents)
     if kind != "pair":
@@ -53,12 +52,6 @@ def _duplicates(rng: np.random.Generator) -> list[Attributes]:
         if distractor not in objects:
             objects.append(distractor)
     return objects
-
-
-def _lookalikes(rng: np.random.Generator) -> list[Attributes]:
-    target = _any_content(rng)
-    shapes = rng.permutation(len(SHAPES))[: int(rng.integers(2, len(SHAPES) + 1))]
-    return [target.with_value("shape", SHAPES[shape]) for shape in shapes]
 
 
 def _twins(rng: np.random.Generator) -> list[Attributes]:

@@ -23,7 +23,7 @@ from maskcap.errors import ConfigError, DataError
 logger = logging.getLogger(__name__)
 
 FORMAT = "maskcap scenes"
-VERSION = 2  # raise it when the same arguments come to mean other files
+VERSION = 3  # raise it when the same arguments come to mean other files
 SMALLEST = 64  # pixels a side: below, a small cross is a few pixels
 _MANIFEST = "manifest.json"
 

@@ -11,7 +11,7 @@ from maskcap.data.scenes.compose import Composition, compose
 from maskcap.data.scenes.draw import draw_objects
 
 _MIXED = {"random": 0.3, "duplicates": 0.4, "twins": 0.3}
-_HARD = {"random": 0.1, "duplicates": 0.4, "lookalikes": 0.3, "twins": 0.2}  # to learn from: every word matters
+_HARD = {"random": 0.1, "duplicates": 0.7, "twins": 0.2}  # to learn from: every word matters
 
 
 @dataclass(frozen=True)

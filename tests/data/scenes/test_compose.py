@@ -52,10 +52,3 @@ def test_minimal_pairs_differ_in_one_attribute_and_everything_else_in_two():
         for pair in combinations(scene.objects, 2):
             assert pair == (a, b) or distance(*pair) >= 2
     assert attributes == {0: 100, 1: 100, 2: 100}
-
-
-def test_lookalikes_differ_in_shape_alone():
-    for scene in draw("lookalikes"):
-        shapes = [item.shape for item in scene.objects]
-        assert len({(item.size, item.colour) for item in scene.objects}) == 1
-        assert 2 <= len(shapes) <= 4 and len(set(shapes)) == len(shapes)
