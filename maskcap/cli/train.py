@@ -75,6 +75,8 @@ def run(config: DictConfig) -> float | None:
         save_config(config, folder)
         lightning.seed_everything(checked["seed"], workers=True)
         data = checked.build("data")
+        if checked["data"].get("prepare") is None:
+            data.setup("fit")  # a wrong root is found before weights are loaded, or fetched
         module = checked.build("module")
         trainer = make_trainer(checked, folder)
         check_together(checked, data, module, trainer)
