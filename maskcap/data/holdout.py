@@ -24,10 +24,12 @@ class RecordSubset(Sequence[Record]):
 
     @property
     def has_captions(self) -> bool:
+        """Whether the source under it has captions at all."""
         return source_has_captions(self.source)
 
     @property
     def has_phrases(self) -> bool:
+        """Whether the source under it has phrases that single a region out."""
         return source_has_phrases(self.source)
 
     def image_of(self, index: int) -> Hashable:

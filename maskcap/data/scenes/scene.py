@@ -25,6 +25,7 @@ class Split:
 
     @property
     def key(self) -> str:
+        """`"refcoco/train"`: names the split and seeds its scenes."""
         return f"{self.dataset}/{self.name}"
 
 

@@ -69,6 +69,7 @@ class OspreySource(Sequence[Record]):
 
     @property
     def has_captions(self) -> bool:
+        """Always: entries without an answer are left out."""
         return True
 
     @property

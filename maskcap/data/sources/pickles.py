@@ -36,11 +36,13 @@ class _PlainUnpickler(pickle.Unpickler):
         self._path = path
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Refuses every global but the one that plain byte strings need; raises DataError."""
         if (module_name, global_name) == ("_codecs", "encode"):
             return _latin1_bytes  # how Python 3 writes bytes for Python 2
         self._refuse(f"{module_name}.{global_name}")
 
     def persistent_load(self, pid: Any) -> Any:
+        """Refuses; raises DataError."""
         self._refuse("a persistent id")
 
     def _refuse(self, name: str) -> NoReturn:

@@ -54,6 +54,7 @@ class RefCOCOSource(Sequence[Record]):
 
     @property
     def has_captions(self) -> bool:
+        """Always: every ref has sentences."""
         return True
 
     @property
