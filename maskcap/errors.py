@@ -12,19 +12,35 @@ class ConfigError(MaskcapError):
 
 
 class DataError(MaskcapError):
-    """A data set, record or sample cannot be used as it lies on disk."""
+    """A data set, record or sample cannot be used as it lies on disk.
+
+    reason: a few words that many samples may share ("truncated", "empty mask"); counts of bad samples go by it.
+    """
+
+    reason = "malformed record"
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        if reason is not None:
+            self.reason = reason
 
 
 class MaskDecodeError(DataError, ValueError):
     """A segmentation (RLE, polygons or bitmap) is malformed; raised before pycocotools could see it."""
 
+    reason = "malformed mask"
+
 
 class ImageDecodeError(DataError):
     """An image or video frame cannot be read, or its pixels do not fit its annotation."""
 
+    reason = "unreadable image"
+
 
 class ShardError(DataError):
     """A tar shard is truncated, lacks a member or fails its checksum."""
+
+    reason = "damaged shard"
 
 
 class CheckpointError(MaskcapError):

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import maskcap
+
+# A command's module is imported when it is asked for: their imports take seconds.
+COMMANDS = {name: f"maskcap.cli.{name}" for name in ("train", "eval", "check", "shard")}
 
 HELP = """maskcap: train models that turn a mask into a caption and a caption into a mask.
 
 Usage
   maskcap train [key=value …]               train; without arguments the demo      (= python train.py)
   maskcap eval checkpoint=FILE [key=value]  evaluate a checkpoint on any split     (= python eval.py)
+  maskcap check data=… [key=value]          read every record, name every bad one
+  maskcap shard data=… out=… [key=value]    write tar shards with index and checksums
   maskcap COMMAND --help                    examples, groups and choices of a command
   maskcap --version
 """
@@ -24,17 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="")
     elif given[0] == "--version":
         print(f"maskcap {maskcap.__version__}")
-    elif given[0] == "train":
-        from maskcap.cli.train import main as train
-
-        train(given[1:])
-    elif given[0] == "eval":
-        from maskcap.cli.eval import main as evaluate
-
-        evaluate(given[1:])
+    elif given[0] in COMMANDS:
+        import_module(COMMANDS[given[0]]).main(given[1:])
     else:
         from maskcap.signatures import did_you_mean
 
-        print(f"error: unknown command {given[0]!r}{did_you_mean(given[0], ['train', 'eval'])}", file=sys.stderr)
+        print(f"error: unknown command {given[0]!r}{did_you_mean(given[0], list(COMMANDS))}", file=sys.stderr)
         print(HELP, end="", file=sys.stderr)
         raise SystemExit(2)

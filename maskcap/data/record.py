@@ -15,16 +15,35 @@ Segmentation: TypeAlias = Mapping[str, object] | Sequence[Sequence[float]] | np.
 
 
 @dataclass(frozen=True)
+class Member:
+    """A file inside of a tar shard. `shard` is a path or an fsspec URL; offset and size are its data's, in bytes.
+
+    sha256: of the data, 32 bytes; None where nobody wrote it down (tars as published).
+    """
+
+    shard: str
+    name: str
+    offset: int
+    size: int
+    sha256: bytes | None = None
+
+    def __str__(self) -> str:
+        return f"{self.shard}/{self.name}"
+
+
+@dataclass(frozen=True)
 class ImageRef:
     """Where an image's pixels are. `frame` is the video frame number; None for a still image.
 
     `height` and `width` are the annotation's claim in pixels; reading checks them against the file.
+    `stored` is the size (height, width) of the file's pixels where a copy was resized; None: the annotation's.
     """
 
-    path: Path
+    path: Path | Member
     height: int
     width: int
     frame: int | None = None
+    stored: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
