@@ -83,7 +83,7 @@ def check_config(config: DictConfig, schema: Schema) -> CheckedConfig:
     trusted = resolved.get("trusted_targets") or []
     if not fits(trusted, list[str]):
         raise ConfigError(f"trusted_targets must be a list of package names, not {trusted!r}")
-    checker = _Checker(raw, _interpolated(raw), tuple(trusted))
+    checker = _Checker(raw, interpolated(raw), tuple(trusted))
     return CheckedConfig(checker.mapping(resolved, schema), tuple(trusted))
 
 
@@ -113,12 +113,12 @@ def _missing(raw: Any, path: str = "") -> list[str]:
     return [path] if raw == "???" else []
 
 
-def _interpolated(raw: Any, path: str = "") -> set[str]:
+def interpolated(raw: Any, path: str = "") -> set[str]:
     """Every key that a `${...}` in the unresolved configuration reads."""
     if isinstance(raw, dict):
-        return set().union(*(_interpolated(value, _join(path, key)) for key, value in raw.items()))
+        return set().union(*(interpolated(value, _join(path, key)) for key, value in raw.items()))
     if isinstance(raw, list):
-        return set().union(*(_interpolated(value, f"{path}.{index}") for index, value in enumerate(raw)))
+        return set().union(*(interpolated(value, f"{path}.{index}") for index, value in enumerate(raw)))
     if not isinstance(raw, str):
         return set()
     found = set(_WHOLE.findall(raw))

@@ -44,6 +44,7 @@ def run(config: DictConfig) -> float | None:
         quiet_lightning,
         save_config,
     )
+    from maskcap.cli.from_shards import use_shards
     from maskcap.cli.runs import run_config
     from maskcap.cli.train import TRAIN_SCHEMA
     from maskcap.config import check_config, require_values
@@ -56,6 +57,7 @@ def run(config: DictConfig) -> float | None:
             f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
         )
     merged = merge(trained, config, HydraConfig.get().overrides.task)
+    use_shards(merged)
     checked = check_config(merged, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
 

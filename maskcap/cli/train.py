@@ -58,9 +58,11 @@ def run(config: DictConfig) -> float | None:
         quiet_lightning,
         save_config,
     )
+    from maskcap.cli.from_shards import use_shards
     from maskcap.cli.runs import warn_of_changes
     from maskcap.config import check_config
 
+    use_shards(config)
     checked = check_config(config, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
     config.paths.run = str(folder)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from maskcap.data.bad_samples import BadSample
 from maskcap.data.sample import Sample
 from maskcap.errors import DataError
 
@@ -33,8 +34,10 @@ class Batch:
     image2, mask2: as image1 and mask1 for the other frame; None unless every sample is a pair.
     host_region_image: `region_image` as host numbers, kept by `collate`.
     tiny_regions: how many masks are smaller than a pixel of S × S and were kept as one (see Sample).
-    padding:      B flags, or () for none: images that only make the ranks' batches equally many in evaluation; another
-                  rank has them too, and whoever scores passes them over.
+    padding:      B flags, or () for none: images that only fill a place (so that the ranks' batches are equally many,
+                  or for a bad sample in evaluation); they have a place of their own too, and whoever scores or learns
+                  passes them over. In training a batch is padding as a whole or not at all.
+    bad:          samples that were passed over to make this batch (`on_bad_sample=skip`).
     """
 
     image1: torch.Tensor
@@ -54,6 +57,7 @@ class Batch:
     host_region_image: tuple[int, ...] | None = None
     tiny_regions: int = 0
     padding: tuple[bool, ...] = ()
+    bad: tuple[BadSample, ...] = ()
 
     def images_of(self, regions: Sequence[int]) -> list[int]:
         """The image of each of these regions as host numbers: reading `region_image` would wait for the device."""
@@ -68,6 +72,11 @@ class Batch:
     def is_padding(self, image: int) -> bool:
         """Whether this image is there for its number alone."""
         return bool(self.padding) and self.padding[image]
+
+    @property
+    def all_padding(self) -> bool:
+        """Whether nothing in the batch counts."""
+        return bool(self.padding) and all(self.padding)
 
     def __getitem__(self, name: str) -> Any:
         if name not in _FIELDS:

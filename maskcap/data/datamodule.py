@@ -8,19 +8,23 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import lightning
 import torch
 
+from maskcap.data.bad_samples import BadSamplePolicy, OnBadSample
 from maskcap.data.batch import Batch, normalise
-from maskcap.data.entries import Entries, MakeSource, SourceEntry, build_source, parse_entries
-from maskcap.data.holdout import RecordSubset, hold_out, source_has_captions, source_has_phrases
-from maskcap.data.loader import EvalLoader, LoaderOptions, SampleOptions, TrainLoader
+from maskcap.data.drawing import SampleOptions
+from maskcap.data.entries import Entries, MakeSource, SourceEntry, build_source, parse_entries, shares
+from maskcap.data.holdout import RecordSubset, hold_out
+from maskcap.data.loader import EvalLoader, LoaderOptions, TrainLoader
 from maskcap.data.mixture import Mixture
 from maskcap.data.record import Record
 from maskcap.data.sample import Choice
+from maskcap.data.source_facts import blocks_of, known_bad, source_has_captions, source_has_phrases
 from maskcap.data.sources import OspreySource, RefCOCOSource, SA1BSource, SAVSource
 from maskcap.errors import ConfigError
 
@@ -37,7 +41,13 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
     regions_per_image: regions drawn for each training sample, at most; val_regions_per_image the same for evaluation
                        (None: every region, in either).
     batch_size:        images on each rank; val_batch_size None: the same.
-    samples_per_epoch: of all ranks; None: the sum of the training sources' lengths. Sources share it by weight.
+    samples_per_epoch: of all ranks; None: the sum of the training sources' lengths, or what `repeats` say. Sources
+                       share it by weight, repeats or `temperature` (see `maskcap.data.entries.shares`).
+    shuffle_window:    for sources in tar shards: shuffle so many shards at a time (see Mixture); None: everything.
+    drop_last:         leave out an epoch's last samples where they fill no batch of all ranks.
+    prefetch:          batches that each worker makes ahead.
+    on_bad_sample, max_bad_fraction: see BadSamplePolicy. bad_samples_file: where skipped ones are listed; None:
+                       `bad_samples.jsonl` in the trainer's folder (of rank 1: `bad_samples.rank1.jsonl`, and so on).
     caption_choice, phrase_choice: "random" draws one of a region's sentences, "first" takes the first. Evaluation under
                        "random" accepts every sentence as a caption and segments by every one of them.
     val_caption_choice, val_phrase_choice: for evaluation; None: the same.
@@ -47,7 +57,7 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
     pin_memory:        None: where CUDA is available.
 
     Evaluation order and draws are fixed; training draws depend on (seed, epoch, position) alone. Raises ConfigError for
-    impossible options, DataError for an empty source.
+    impossible options, DataError for an empty source, and under "raise" for records known to be bad from the start.
     """
 
     def __init__(
@@ -72,6 +82,13 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         limit_val: int | None = None,
         prepare: Callable[[], object] | None = None,
         pin_memory: bool | None = None,
+        temperature: float | None = None,
+        shuffle_window: int | None = None,
+        drop_last: bool = False,
+        prefetch: int = 2,
+        on_bad_sample: OnBadSample = "raise",
+        max_bad_fraction: float = 0.01,
+        bad_samples_file: str | Path | None = None,
     ) -> None:
         super().__init__()
         self._entries: dict[Part, dict[str, SourceEntry]] = {
@@ -81,7 +98,8 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         }
         self._limits: dict[Part, int | None] = {"train": limit_train, "val": limit_val, "test": None}
         counts = {"batch_size": batch_size, "val_batch_size": val_batch_size, "samples_per_epoch": samples_per_epoch}
-        for name, count in (counts | {"limit_train": limit_train, "limit_val": limit_val}).items():
+        counts |= {"limit_train": limit_train, "limit_val": limit_val, "prefetch": prefetch}
+        for name, count in counts.items():
             if count is not None and count < 1:
                 raise ConfigError(f"data.{name}={count}: needs at least 1")
         if num_workers < 0 or seed < 0:
@@ -96,6 +114,10 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         self.seed = seed
         self.samples_per_epoch = samples_per_epoch
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
+        self.temperature, self.shuffle_window = temperature, shuffle_window
+        self.drop_last, self.prefetch = drop_last, prefetch
+        self._policy = BadSamplePolicy(on_bad_sample, max_bad_fraction)
+        self._bad_samples_file = None if bad_samples_file is None else Path(bad_samples_file)
         self._prepare = prepare
         self._sources: dict[Part, dict[str, Sequence[Record]]] = {}
         self._open: list[TrainLoader | EvalLoader] = []
@@ -116,7 +138,10 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         return self.sources("train")
 
     def sources(self, part: Part) -> dict[str, Sequence[Record]]:
-        """Sources of "train", "val" or "test" by name, built on first use. Raises DataError for an empty one."""
+        """Sources of "train", "val" or "test" by name, built on first use; bad records are among theirs.
+
+        Raises DataError for an empty one.
+        """
         if part not in self._sources:
             limit = self._limits[part]
             built: dict[str, Sequence[Record]] = {}
@@ -144,16 +169,17 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         """Build the sources of a Lightning stage ("fit", "validate", "test"; None: all)."""
         stages: dict[str | None, tuple[Part, ...]] = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}
         for part in stages.get(stage, ("train", "val", "test")):
-            self.sources(part)
+            self._usable(part)
 
     def train_dataloader(self) -> TrainLoader:
         """Batches of the mixture; full ones only. Its `state_dict` resumes inside an epoch."""
-        sources = self.sources("train")
+        sources = self._usable("train")
         if not sources:
             raise ConfigError("data.train names no source: nothing to train on")
         lengths = {name: len(source) for name, source in sources.items()}
-        weights = {name: entry.weight for name, entry in self._entries["train"].items()}
-        mixture = Mixture(lengths, weights, self.seed, self.samples_per_epoch or sum(lengths.values()))
+        weights, whole = shares(self._entries["train"], lengths, self.temperature)
+        blocks = {name: found for name, source in sources.items() if (found := blocks_of(source)) is not None}
+        mixture = Mixture(lengths, weights, self.seed, self.samples_per_epoch or whole, blocks, self.shuffle_window)
         overfit = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
         loader = TrainLoader(
             list(sources.values()),
@@ -161,6 +187,7 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
             self._train_samples,
             self._loader_options(self.batch_size),
             reshuffle=not overfit,
+            policy=self._policy_with_file(),
         )
         loader.set_epoch(0 if self.trainer is None else self.trainer.current_epoch)
         self._open.append(loader)
@@ -194,14 +221,39 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
 
     def _eval_loaders(self, part: Part) -> list[EvalLoader]:
         options = self._loader_options(self.val_batch_size)
-        sources = self.sources(part).values()
-        loaders = [EvalLoader(source, self.seed, self._eval_samples, options) for source in sources]
+        sources, policy = self._usable(part).values(), self._policy_with_file()
+        loaders = [EvalLoader(source, self.seed, self._eval_samples, options, policy=policy) for source in sources]
         self._open += loaders
         return loaders
 
     def _loader_options(self, batch_size: int) -> LoaderOptions:
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        return LoaderOptions(batch_size, self.num_workers, self.pin_memory, rank, world)
+        return LoaderOptions(batch_size, self.num_workers, self.pin_memory, rank, world, self.prefetch, self.drop_last)
+
+    def _policy_with_file(self) -> BadSamplePolicy:
+        file = self._bad_samples_file
+        if file is None and self.trainer is not None:
+            file = Path(self.trainer.default_root_dir) / "bad_samples.jsonl"
+        if file is not None and self.trainer is not None and self.trainer.global_rank > 0:
+            file = file.with_name(f"{file.stem}.rank{self.trainer.global_rank}{file.suffix}")
+        return replace(self._policy, file=file)
+
+    def _usable(self, part: Part) -> dict[str, Sequence[Record]]:
+        """The sources of a part. Raises DataError for records known to be bad, more of them than the policy allows."""
+        sources = self.sources(part)
+        for name, source in sources.items():
+            bad = known_bad(source)
+            if len(bad) > (self._policy.max_bad_fraction * len(source) if self._policy.skips else 0):
+                first = bad[min(bad)]
+                advice = (
+                    "data.max_bad_fraction allows fewer" if self._policy.skips else "data.on_bad_sample=skip trains on"
+                )
+                raise type(first)(
+                    f"data.{part}.{name}: {len(bad)} of {len(source)} records are bad, the first: {first} "
+                    f"`maskcap check` lists every one; {advice}",
+                    first.reason,
+                )
+        return sources
 
 
 class RefCOCODataModule(MaskCaptionDataModule):

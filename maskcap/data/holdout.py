@@ -4,23 +4,37 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import overload
 
 from maskcap.data.record import Record
+from maskcap.data.source_facts import (
+    annotation_of,
+    blocks_of,
+    image_of,
+    key_of,
+    known_bad,
+    skipped_of,
+    source_has_captions,
+    source_has_phrases,
+    source_name,
+    text_size_of,
+)
 from maskcap.errors import ConfigError, DataError
+
+__all__ = ["RecordSubset", "hold_out", "source_has_captions", "source_has_phrases"]
 
 logger = logging.getLogger(__name__)
 
 
 class RecordSubset(Sequence[Record]):
-    """The records of a source at `indices` (those beyond its end are left out), with its `name` and `has_…`."""
+    """The records of a source at `indices` (those beyond its end are left out), with what the source says of them."""
 
     def __init__(self, source: Sequence[Record], indices: Sequence[int]) -> None:
         self.source = source
         count = len(source)
         self._indices = indices if not indices or max(indices) < count else [i for i in indices if i < count]
-        self.name = str(getattr(source, "name", type(source).__name__))
+        self.name = source_name(source)
 
     @property
     def has_captions(self) -> bool:
@@ -32,9 +46,38 @@ class RecordSubset(Sequence[Record]):
         """Whether the source under it has phrases that single a region out."""
         return source_has_phrases(self.source)
 
+    @property
+    def skipped(self) -> Mapping[str, int]:
+        """What the source under it left out, of the whole set: whose part an entry would have been is unknown."""
+        return skipped_of(self.source)
+
+    @property
+    def bad(self) -> dict[int, DataError]:
+        """Index here → error of the records that the source under it knows to be bad."""
+        bad = known_bad(self.source)
+        return {here: bad[there] for here, there in enumerate(self._indices) if there in bad} if bad else {}
+
+    @property
+    def blocks(self) -> Sequence[int] | None:
+        """Records in each shard of the source under it; None when this is a part of it only."""
+        whole = isinstance(self._indices, range) and self._indices == range(len(self.source))
+        return blocks_of(self.source) if whole else None
+
     def image_of(self, index: int) -> Hashable:
         """What tells the images of records apart."""
-        return _image_of(self.source, self._indices[index])
+        return image_of(self.source, self._indices[index])
+
+    def key_of(self, index: int) -> str:
+        """The record's key, as `source_facts.key_of` says it of the source under it."""
+        return key_of(self.source, self._indices[index])
+
+    def annotation_of(self, index: int) -> str | None:
+        """The file of the record's annotation, where the source under it says."""
+        return annotation_of(self.source, self._indices[index])
+
+    def text_size_of(self, index: int) -> tuple[int, int] | None:
+        """(number of regions, characters of their captions), where the source under it knows without reading."""
+        return text_size_of(self.source, self._indices[index])
 
     def __len__(self) -> int:
         return len(self._indices)
@@ -52,22 +95,6 @@ class RecordSubset(Sequence[Record]):
         return (self.source[i] for i in self._indices)
 
 
-def source_has_captions(source: Sequence[Record]) -> bool:
-    """The source's own `has_captions`; without that property, whether any of its records has a caption."""
-    known = getattr(source, "has_captions", None)
-    if known is not None:
-        return bool(known)
-    return any(region.captions for record in source for region in record.regions1)
-
-
-def source_has_phrases(source: Sequence[Record]) -> bool:
-    """The source's own `has_phrases`; without that property, whether a caption of its records singles a region out."""
-    known = getattr(source, "has_phrases", None)
-    if known is not None:
-        return bool(known)
-    return any(region.captions and region.referring for record in source for region in record.regions1)
-
-
 def hold_out(source: Sequence[Record], fraction: float) -> tuple[RecordSubset, RecordSubset]:
     """Train and validation parts: the last images with at least `fraction` of the records (one or more) validate.
 
@@ -77,11 +104,11 @@ def hold_out(source: Sequence[Record], fraction: float) -> tuple[RecordSubset, R
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"val_fraction={fraction}: needs a number between 0 and 1")
-    count, name = len(source), getattr(source, "name", type(source).__name__)
+    count, name = len(source), source_name(source)
     if count < 2:
         raise DataError(f"source {name!r} has {count} records: holding some out for validation needs at least 2")
     wanted = max(1, round(count * fraction))
-    images = [_image_of(source, i) for i in range(count)]
+    images = [image_of(source, i) for i in range(count)]
     records_of = Counter(images)
     if len(records_of) == 1:
         logger.warning("source %r: training and validation share the file %s", name, images[0])
@@ -98,12 +125,6 @@ def hold_out(source: Sequence[Record], fraction: float) -> tuple[RecordSubset, R
     train = [i for i in range(count) if images[i] not in held]
     val = [i for i in range(count) if images[i] in held]
     return RecordSubset(source, _compact(train)), RecordSubset(source, _compact(val))
-
-
-def _image_of(source: Sequence[Record], index: int) -> Hashable:
-    """The source's own `image_of`, which reads no annotation; else the path of the record's image."""
-    image_of = getattr(source, "image_of", None)
-    return source[index].image1.path if image_of is None else image_of(index)
 
 
 def _compact(indices: list[int]) -> Sequence[int]:

@@ -6,77 +6,52 @@ distributed run. Every rank takes its slice `rank::world` of one global order.
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from maskcap.data.batch import Batch, collate
-from maskcap.data.mixture import Draw, Mixture, sample_rng
+from maskcap.data.bad_samples import BadSampleLog, BadSamplePolicy
+from maskcap.data.batch import Batch
+from maskcap.data.batches import TrainBatches
+from maskcap.data.drawing import DrawnSamples, SampleOptions, collate_drawn, collate_evaluation
+from maskcap.data.mixture import Draw, Mixture
 from maskcap.data.record import Record
-from maskcap.data.sample import Choice, Sample, check_options, make_sample
 from maskcap.errors import CheckpointError, ConfigError, MaskcapError
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class SampleOptions:
-    """How records become samples; see `make_sample`."""
-
-    image_size: int = 1024
-    regions_per_image: int | None = 1
-    caption_choice: Choice = "random"
-    phrase_choice: Choice = "random"
-
-    def __post_init__(self) -> None:
-        check_options(self.image_size, self.regions_per_image, self.caption_choice, self.phrase_choice)
+RAISE = BadSamplePolicy()
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How samples become batches. `batch_size` is of one rank; this rank is number `rank` of `world`."""
+    """How samples become batches. `batch_size` is of one rank; this rank is number `rank` of `world`.
+
+    prefetch: batches that each worker makes ahead. drop_last: leave an epoch's last samples out where they fill no
+    batch (of all ranks), for models that need one batch size.
+    """
 
     batch_size: int = 1
     num_workers: int = 0
     pin_memory: bool = False
     rank: int = 0
     world: int = 1
-
-
-@dataclass(frozen=True, eq=False)
-class DrawnSamples(Dataset):
-    """Samples by Draw. A user's mistake is returned, not raised: torch would wrap it in the worker's traceback."""
-
-    sources: Sequence[Sequence[Record]]
-    seed: int
-    options: SampleOptions
-
-    def __getitem__(self, draw: Draw) -> Sample | MaskcapError:
-        rng = sample_rng(self.seed, draw.epoch, draw.position)
-        options = self.options
-        try:
-            return make_sample(
-                self.sources[draw.source][draw.index],
-                rng,
-                image_size=options.image_size,
-                regions_per_image=options.regions_per_image,
-                caption_choice=options.caption_choice,
-                phrase_choice=options.phrase_choice,
-            )
-        except MaskcapError as error:
-            return error
+    prefetch: int = 2
+    drop_last: bool = False
 
 
 class TrainLoader:
     """Batches of a mixture, epoch by epoch; `state_dict` counts the batches that were *yielded*, workers read ahead.
 
-    Incomplete last batches are left out (their samples come in a later epoch). `set_epoch` chooses the epoch; Lightning
-    calls it before each, through `sampler`. `reshuffle=False` repeats epoch 0, for overfitting on purpose.
-    Raises ConfigError when an epoch has no full batch.
+    Every sample of the epoch's order is in one batch of one rank. `set_epoch` chooses the epoch; Lightning calls it
+    before each, through `sampler`. `reshuffle=False` repeats epoch 0, for overfitting on purpose.
+    Raises ConfigError when an epoch has no batch, which `drop_last` can do.
     """
 
     def __init__(
@@ -87,15 +62,26 @@ class TrainLoader:
         options: LoaderOptions,
         *,
         reshuffle: bool = True,
+        policy: BadSamplePolicy = RAISE,
     ) -> None:
-        self._batches = _TrainBatches(mixture, options)
+        self._batches = TrainBatches(
+            mixture,
+            options.batch_size,
+            options.rank,
+            options.world,
+            drop_last=options.drop_last,
+            sources=sources,
+            regions_per_image=samples.regions_per_image,
+        )
         if len(self) == 0:
             raise ConfigError(
                 f"an epoch of {mixture.samples_per_epoch} samples has no full batch of {self._batches.global_size} "
                 f"(batch_size {options.batch_size} × {options.world} ranks): "
-                "raise samples_per_epoch or lower batch_size"
+                "raise samples_per_epoch, lower batch_size or set drop_last=false"
             )
-        self._loader = _torch_loader(DrawnSamples(sources, mixture.seed, samples), options, batch_sampler=self._batches)
+        dataset = DrawnSamples(sources, mixture.seed, samples, mixture.epoch_order, policy.skips)
+        self._loader = _torch_loader(dataset, options, self._batches, collate_drawn)
+        self._bad = BadSampleLog(policy, "training epoch")
         self._reshuffle = reshuffle
         self._epoch = 0
         self._resume_at = 0
@@ -113,19 +99,23 @@ class TrainLoader:
 
     def __len__(self) -> int:
         """Batches in a whole epoch, whatever was resumed."""
-        return self._batches.mixture.samples_per_epoch // self._batches.global_size
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         # A generator, so that the epoch is read at the first batch: Lightning makes the iterator before set_epoch.
         self._batches.epoch = self._epoch if self._reshuffle else 0
         self._batches.start = self._yielded = self._resume_at
         self._resume_at = 0
+        self._bad.begin(self._batches.mixture.samples_per_epoch // self._batches.world)
         tiny_regions = 0
         for batch in self._loader:
+            padding = self._batches.is_padding(self._yielded)
             self._yielded += 1
             checked = _checked(batch)
+            self._bad.add(checked.bad, len(checked.keys))
             tiny_regions += checked.tiny_regions
-            yield checked
+            yield replace(checked, padding=(True,) * len(checked.keys)) if padding else checked
+        self._bad.report()
         _report_tiny(tiny_regions, "training epoch")
 
     def close(self) -> None:
@@ -136,7 +126,7 @@ class TrainLoader:
         """Plain numbers and strings: the position in the epoch in samples of all ranks, and what fixes the order."""
         return {
             "epoch": self._epoch,
-            "samples": self._yielded * self._batches.global_size,
+            "samples": min(self._yielded * self._batches.global_size, self._batches.mixture.samples_per_epoch),
             "order": _order_facts(self._batches.mixture),
         }
 
@@ -147,7 +137,7 @@ class TrainLoader:
         """
         size, samples = self._batches.global_size, int(state_dict["samples"])
         now, then = _order_facts(self._batches.mixture), dict(state_dict["order"])
-        inside = 0 < samples < len(self) * size
+        inside = 0 < samples < min(len(self) * size, self._batches.mixture.samples_per_epoch)
         changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
         if inside and changed:
             raise CheckpointError(
@@ -160,34 +150,50 @@ class TrainLoader:
                 f"batch of {size}: resume with the batch size × ranks that it was made with"
             )
         self._epoch = int(state_dict["epoch"])
-        self._resume_at = self._yielded = min(samples // size, len(self))
+        self._resume_at = self._yielded = min(-(-samples // size), len(self))
 
 
 class EvalLoader:
     """One evaluation set in record order; sample i is always drawn by (seed, 0, i).
 
     In a distributed run the ranks get equally many records, the first ones again where they do not divide: ranks with
-    unequal numbers of batches would wait for each other for ever. `Batch.padding` marks the repeated ones.
+    unequal numbers of batches would wait for each other for ever. `Batch.padding` marks the repeated ones, and what
+    stands in a bad sample's place when the policy is to skip.
     """
 
-    def __init__(self, source: Sequence[Record], seed: int, samples: SampleOptions, options: LoaderOptions) -> None:
+    def __init__(
+        self,
+        source: Sequence[Record],
+        seed: int,
+        samples: SampleOptions,
+        options: LoaderOptions,
+        *,
+        policy: BadSamplePolicy = RAISE,
+    ) -> None:
         count = len(source)
         slots = -(-count // options.world) * options.world
         mine = range(options.rank, slots, options.world)
         chunks = [mine[i : i + options.batch_size] for i in range(0, len(mine), options.batch_size)]
         batches = [[Draw(0, slot % count, 0, slot % count) for slot in chunk] for chunk in chunks]
         self._padding = [tuple(slot >= count for slot in chunk) for chunk in chunks]
-        self._loader = _torch_loader(DrawnSamples((source,), seed, samples), options, batch_sampler=batches)
+        dataset = DrawnSamples((source,), seed, samples, functools.partial(_record_order, count), policy.skips)
+        self._loader = _torch_loader(dataset, options, batches, collate_evaluation)
+        self._bad = BadSampleLog(policy, "evaluation")
+        self._samples = len(mine)
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Batch]:
+        self._bad.begin(self._samples)
         tiny_regions = 0
         for batch, padding in zip(self._loader, self._padding, strict=True):
             checked = _checked(batch)
+            self._bad.add(checked.bad, len(checked.keys))
             tiny_regions += checked.tiny_regions
-            yield replace(checked, padding=padding) if any(padding) else checked
+            either = tuple(filled or checked.is_padding(i) for i, filled in enumerate(padding))
+            yield replace(checked, padding=either) if any(either) else checked
+        self._bad.report()
         _report_tiny(tiny_regions, "evaluation")
 
     def close(self) -> None:
@@ -195,35 +201,23 @@ class EvalLoader:
         _stop_workers(self._loader)
 
 
-class _TrainBatches:
-    """One rank's batches of Draws, from batch number `start` of `epoch`; both are set before each iteration."""
-
-    def __init__(self, mixture: Mixture, options: LoaderOptions) -> None:
-        self.mixture = mixture
-        self.options = options
-        self.global_size = options.batch_size * options.world
-        self.epoch = 0
-        self.start = 0
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        order_N2 = self.mixture.epoch_order(self.epoch)
-        size = self.global_size
-        for first in range(self.start * size, len(order_N2) - size + 1, size):
-            positions = range(first + self.options.rank, first + size, self.options.world)
-            yield [Draw(self.epoch, i, int(order_N2[i, 0]), int(order_N2[i, 1])) for i in positions]
+def _record_order(count: int, epoch: int) -> np.ndarray:
+    """int64 (count, 2): source 0's records in order."""
+    return np.stack([np.zeros(count, np.int64), np.arange(count)], axis=1)
 
 
-def _torch_loader(dataset: Dataset, options: LoaderOptions, *, batch_sampler: Any) -> DataLoader:
+def _torch_loader(dataset: Dataset, options: LoaderOptions, batches: Any, collate: Callable[..., Any]) -> DataLoader:
     # torch already limits each worker to one thread.
     return DataLoader(
         dataset,
-        batch_sampler=batch_sampler,
+        batch_sampler=batches,
         num_workers=options.num_workers,
         persistent_workers=options.num_workers > 0,
+        prefetch_factor=options.prefetch if options.num_workers > 0 else None,
         pin_memory=options.pin_memory,
         # Each iteration takes a number from it: from the global one, a resumed run's dropout would differ.
         generator=torch.Generator(),
-        collate_fn=_collate_or_error,
+        collate_fn=collate,
     )
 
 
@@ -234,18 +228,6 @@ def _stop_workers(loader: DataLoader) -> None:
     if iterator is not None:
         iterator._shutdown_workers()
         loader._iterator = None
-
-
-def _collate_or_error(items: Sequence[Sample | MaskcapError]) -> Batch | MaskcapError:
-    samples: list[Sample] = []
-    for item in items:
-        if isinstance(item, MaskcapError):
-            return item
-        samples.append(item)
-    try:
-        return collate(samples)
-    except MaskcapError as error:
-        return error
 
 
 def _checked(batch: Batch | MaskcapError) -> Batch:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -35,16 +35,24 @@ class Mixture:
     Each source has an endless stream of shuffled passes over its records; an epoch takes the next `quota` of each and
     interleaves them at random. So nothing repeats before its source is used up, over epochs too, and with one source
     and `samples_per_epoch` its length an epoch is exactly one pass.
+
+    blocks: for sources that lie in shards, the records of each shard in order. shuffle_window: None shuffles a whole
+    source; n shuffles its shards, and the records of each n shards that follow each other among themselves, so that
+    disks and networks are read n shards at a time. Both are part of the order.
     """
 
     lengths: Mapping[str, int]
     weights: Mapping[str, float]
     seed: int
     samples_per_epoch: int
+    blocks: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    shuffle_window: int | None = None
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ConfigError(f"seed={self.seed}: needs 0 or more")
+        if self.shuffle_window is not None and self.shuffle_window < 1:
+            raise ConfigError(f"shuffle_window={self.shuffle_window}: needs 1 shard or more, or null for all")
         if self.samples_per_epoch < 1:
             raise ConfigError(f"samples_per_epoch={self.samples_per_epoch}: needs at least 1")
         if list(self.lengths) != list(self.weights) or not self.lengths:
@@ -93,10 +101,24 @@ class Mixture:
         tag = zlib.crc32(name.encode())
         first, last = start // length, (start + count - 1) // length
         passes = [
-            np.random.default_rng([self.seed, tag, number, _SHUFFLE]).permutation(length)
+            self._pass(name, np.random.default_rng([self.seed, tag, number, _SHUFFLE]))
             for number in range(first, last + 1)
         ]
         return np.concatenate(passes)[start - first * length :][:count]
+
+    def _pass(self, name: str, rng: np.random.Generator) -> np.ndarray:
+        """One shuffled pass over a source's records."""
+        blocks, window = self.blocks.get(name), self.shuffle_window
+        if blocks is None or window is None or window >= len(blocks):
+            return rng.permutation(self.lengths[name])
+        ends = np.cumsum(np.asarray(blocks, np.int64))
+        assert ends[-1] == self.lengths[name], "blocks do not add up to their source"
+        shuffled = rng.permutation(len(blocks))
+        windows = [
+            np.concatenate([np.arange(ends[block] - blocks[block], ends[block]) for block in shuffled[i : i + window]])
+            for i in range(0, len(blocks), window)
+        ]
+        return np.concatenate([rng.permutation(indices) for indices in windows])
 
 
 def sample_rng(seed: int, epoch: int, position: int) -> np.random.Generator:

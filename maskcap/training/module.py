@@ -111,6 +111,8 @@ class MaskCaptionModule(L.LightningModule):
             for part, value in output.logs.items():
                 self.log(f"train/{name}/{part}", value, prog_bar=part == "loss", batch_size=size)
         assert total is not None
+        if batch.all_padding:
+            total = total * 0.0  # the other ranks have the epoch's last samples; this one only steps with them
         self.log("train/loss", total.detach(), batch_size=size)
         return total
 

@@ -9,6 +9,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
+from maskcap.cli.from_shards import use_shards
 from maskcap.cli.launch import conf_folder
 from maskcap.cli.train import TRAIN_SCHEMA
 from maskcap.config import CheckedConfig, check_config
@@ -28,10 +29,14 @@ EXPERIMENTS = choices("experiment")
 
 def composed(*overrides: str, name: str = "train") -> DictConfig:
     given = list(overrides)
-    if any(re.fullmatch(r"(data|experiment)=(?!demo).*", each) for each in given):
+    if any(re.fullmatch(r"(data|experiment)=(?!demo|shards).*", each) for each in given):
         given.append("data.root=/nowhere")
+    if "data=shards" in given:
+        given.append("data.shards=/nowhere")
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, overrides=[*given, "paths.run=/nowhere/run"])
+        config = compose(name, overrides=[*given, "paths.run=/nowhere/run"])
+    use_shards(config)  # as the commands do before they check
+    return config
 
 
 def checked(*overrides: str) -> CheckedConfig:
@@ -40,7 +45,7 @@ def checked(*overrides: str) -> CheckedConfig:
 
 def test_no_group_is_forgotten_here():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment", "hydra"}
+    assert folders == {*GROUPS, "experiment", "hydra", "loader"}  # loader is part of data's choices
 
 
 @pytest.mark.parametrize("choice", CHOICES)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
 
 from maskcap.data.datamodule import MaskCaptionDataModule, SourceEntry
-from maskcap.errors import ConfigError, DataError
+from maskcap.errors import ConfigError, DataError, ImageDecodeError
 
 # Lightning 2.6 warns about itself with torch 2.13.
 pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
@@ -82,7 +83,7 @@ def test_every_form_of_entry_and_the_weights(tiny_source):
 def test_names_lengths_and_contents(data):
     module = data()
     assert module.val_names == ["main", "again"] and module.test_names == [] and module.test_dataloader() == []
-    assert len(module.train_dataloader()) == 5
+    assert len(module.train_dataloader()) == 6
     main, again = module.val_dataloader()
     assert [key for batch in main for key in batch.keys] == ["v/train/0", "v/train/1", "v/train/2"]
     assert [key for batch in again for key in batch.keys] == [f"b/train/{i}" for i in range(4)]
@@ -206,7 +207,7 @@ def test_wrong_data(data):
     with pytest.raises(DataError, match="data.val.empty"):
         data(val={"empty": list}).setup("fit")
     with pytest.raises(ConfigError, match="an epoch of 1 samples has no full batch of 2"):
-        data(samples_per_epoch=1).train_dataloader()
+        data(samples_per_epoch=1, drop_last=True).train_dataloader()
     with pytest.raises(ConfigError, match="names no source"):
         data(train={}).train_dataloader()
 
@@ -217,3 +218,47 @@ def test_a_mixture_of_pairs_and_single_images_is_an_error(data, tiny_source):
     module = data(train={"s": lambda: single, "p": lambda: pairs}, batch_size=4)
     with pytest.raises(DataError, match="is a pair of frames and"):
         list(module.train_dataloader())
+
+
+class PartlyBad(list):
+    """A source that found some of its records to be bad while it was built."""
+
+    def __init__(self, records, bad):
+        super().__init__(records)
+        self.bad = bad
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise self.bad[index]
+        return super().__getitem__(index)
+
+
+def test_records_known_to_be_bad_end_a_run_at_its_start(data, tiny_source):
+    bad = {2: ImageDecodeError("s/2: no such image file. Fetch it.", "missing file")}
+    source = PartlyBad(tiny_source(20), bad)
+    with pytest.raises(ImageDecodeError, match="data.train.s: 1 of 20 records are bad, the first: s/2") as caught:
+        data(train={"s": lambda: source}).setup("fit")
+    assert caught.value.reason == "missing file" and "on_bad_sample=skip" in str(caught.value)
+    with pytest.raises(ImageDecodeError, match="max_bad_fraction allows fewer"):
+        data(train={"s": lambda: source}, on_bad_sample="skip", max_bad_fraction=0.01).setup("fit")
+    assert data(train={"s": lambda: source}).sources("train")["s"] is source  # for those who look into bad ones
+
+
+def test_skipped_samples_are_listed_in_the_runs_folder(data, tiny_source, tmp_path):
+    source = tiny_source(20)
+    source.records[3].image1.path.write_bytes(b"")
+    model = Recorder()
+    module = data(train={"s": lambda: source}, on_bad_sample="skip", max_bad_fraction=0.1, num_workers=1)
+    trainer(tmp_path, max_epochs=2).fit(model, datamodule=module)
+    lines = (tmp_path / "bad_samples.jsonl").read_text().splitlines()
+    assert [json.loads(line)["key"] for line in lines] == ["tiny/train/3"]
+    assert len(model.seen) == 20 and all("tiny/train/3" not in keys for _, keys, _, _ in model.seen)
+    assert not (tmp_path / "other.jsonl").exists()
+
+
+def test_repeats_and_temperature_make_the_mixture(data):
+    repeated = data(train={"a": {"source": lambda: [1] * 3, "repeats": 4}, "b": lambda: [1] * 5})
+    mixture = repeated.train_dataloader()._batches.mixture
+    assert mixture.samples_per_epoch == 17 and mixture.quotas() == [12, 5]
+    flat = data(train={"a": lambda: [1] * 4, "b": lambda: [1] * 64}, temperature=2.0, samples_per_epoch=20)
+    assert flat.train_dataloader()._batches.mixture.quotas() == [4, 16]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskcap.data.loader import EvalLoader, LoaderOptions, SampleOptions, TrainLoader
+from maskcap.data.drawing import SampleOptions
+from maskcap.data.loader import EvalLoader, LoaderOptions, TrainLoader
 from maskcap.data.mixture import Mixture
 from maskcap.errors import CheckpointError, ConfigError, ImageDecodeError, MaskDecodeError
 
@@ -21,10 +22,10 @@ def sources(tiny_source):
     return {"a": tiny_source(7, "a"), "b": tiny_source(4, "b")}
 
 
-def loader(sources, *, samples=11, seed=0, size=2, workers=0, rank=0, world=1, **kwargs) -> TrainLoader:
+def loader(sources, *, samples=11, seed=0, size=2, workers=0, rank=0, world=1, drop=False, **kwargs) -> TrainLoader:
     weights = dict.fromkeys(sources, 1.0)
     mixture = Mixture({name: len(source) for name, source in sources.items()}, weights, seed, samples)
-    options = LoaderOptions(size, workers, False, rank, world)
+    options = LoaderOptions(size, workers, False, rank, world, drop_last=drop)
     return TrainLoader(list(sources.values()), mixture, SAMPLES, options, **kwargs)
 
 
@@ -44,10 +45,11 @@ def keys(batches) -> list[list[str]]:
     return [batch.keys for batch in batches]
 
 
-def test_full_batches_only_and_epochs_differ(sources):
-    train = loader(sources)
+@pytest.mark.parametrize(("drop", "sizes"), [(False, [2, 2, 2, 2, 2, 1]), (True, [2, 2, 2, 2, 2])])
+def test_the_last_batch_and_epochs_differ(sources, drop, sizes):
+    train = loader(sources, drop=drop)
     first = list(train)
-    assert len(train) == len(first) == 5 and all(len(batch.keys) == 2 for batch in first)
+    assert len(train) == len(first) and [len(batch.keys) for batch in first] == sizes
     assert same(first, list(train))
     train.set_epoch(1)
     assert keys(train) != keys(first)
@@ -73,11 +75,11 @@ def test_exact_resume(sources, workers):
         for _ in range(stop):
             next(iterator)
         state = json.loads(json.dumps(stopped.state_dict()))
-        assert (state["epoch"], state["samples"]) == ((2, 2 * stop))
+        assert (state["epoch"], state["samples"]) == (2, min(2 * stop, 11))
         resumed = loader(sources, workers=workers if stop == 2 else 0)
         resumed.load_state_dict(state)
         resumed.set_epoch(2)
-        assert resumed.state_dict() == stopped.state_dict() and len(resumed) == 5
+        assert resumed.state_dict() == stopped.state_dict() and len(resumed) == 6
         assert same(list(resumed), undisturbed[stop:])
         assert same(list(resumed), undisturbed)  # only the first iteration continues
 
@@ -122,7 +124,7 @@ def test_changed_data_inside_an_epoch_is_an_error(sources):
 
 def test_an_epoch_without_a_full_batch(sources):
     with pytest.raises(ConfigError, match="an epoch of 3 samples has no full batch of 4"):
-        loader(sources, samples=3, size=2, world=2)
+        loader(sources, samples=3, size=2, world=2, drop=True)
 
 
 def test_no_reshuffle_repeats_the_first_epoch(sources):

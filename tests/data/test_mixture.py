@@ -87,3 +87,31 @@ def test_wrong_mixtures(lengths, weights, samples, error, message):
         mixture(lengths, weights, samples)
     with pytest.raises(ConfigError, match="seed=-1"):
         mixture({"a": 1}, {"a": 1.0}, 1, seed=-1)
+
+
+def test_a_window_shuffles_a_few_shards_at_a_time():
+    blocks = [5, 3, 4, 6, 2]
+    starts = [0, 5, 8, 12, 18]
+    shard_of = np.repeat(range(5), blocks)
+    mixed = Mixture({"a": 20}, {"a": 1.0}, 0, 20, {"a": blocks}, 2)
+    seen = set()
+    for epoch in range(4):
+        order = mixed.epoch_order(epoch)[:, 1]
+        assert sorted(order) == list(range(20))
+        shards = [shard_of[i] for i in order]
+        assert len(set(shards[:3])) <= 2  # the first window's
+        first = list(dict.fromkeys(shards))
+        windows, done = [set(first[0:2]), set(first[2:4]), set(first[4:])], 0
+        for window in windows:
+            size = sum(blocks[shard] for shard in window)
+            assert set(shards[done : done + size]) == window
+            done += size
+        seen.add(tuple(order))
+    assert len(seen) == 4 and starts[-1] + blocks[-1] == 20
+
+
+def test_windows_of_every_shard_are_a_plain_shuffle():
+    plain = mixture({"a": 20}, {"a": 1.0}, 20)
+    assert (Mixture({"a": 20}, {"a": 1.0}, 0, 20, {"a": [10, 10]}, 2).epoch_order(1) == plain.epoch_order(1)).all()
+    with pytest.raises(ConfigError, match="shuffle_window=0"):
+        Mixture({"a": 20}, {"a": 1.0}, 0, 20, {"a": [20]}, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import lightning as L
 import pytest
 import torch
 
+from maskcap.data.batch import Batch, normalise
 from maskcap.data.datamodule import MaskCaptionDataModule
 from maskcap.data.holdout import RecordSubset
 from maskcap.data.scenes import make_scenes
@@ -174,3 +176,19 @@ def test_masks_without_words_train_sam2_from_prompts(scenes: Path, tmp_path: Pat
 def test_no_loop_is_an_error() -> None:
     with pytest.raises(ConfigError, match="no loop to train"):
         _module(loops={})
+
+
+def test_a_rank_without_a_share_of_the_last_batch_steps_without_learning(scenes: Path, tmp_path: Path) -> None:
+    """Padding has gradients, all of them zero, so that the other ranks' gradients can be averaged with them."""
+    data = _data(scenes)
+
+    class Padded(L.Callback):
+        def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+            assert gradients and all((gradient == 0).all() for gradient in gradients)
+
+    def pad(batch: Batch, index: int) -> Batch:
+        return replace(normalise(batch), padding=(True,) * len(batch.keys))
+
+    data.on_after_batch_transfer = pad  # type: ignore[method-assign]
+    _trainer(tmp_path, max_epochs=1, limit_val_batches=0, callbacks=[Padded()]).fit(_module(), datamodule=data)

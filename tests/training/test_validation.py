@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from maskcap.data.batch import Batch, normalise
-from maskcap.data.loader import EvalLoader, LoaderOptions, SampleOptions
+from maskcap.data.drawing import SampleOptions
+from maskcap.data.loader import EvalLoader, LoaderOptions
 from maskcap.data.scenes import make_scenes
 from maskcap.data.sources import RefCOCOSource
 from maskcap.loops.caption_to_mask import CaptionToMask

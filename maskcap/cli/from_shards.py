@@ -1,0 +1,96 @@
+"""`data.shards=…`: tar shards in place of a configuration's own training (and validation) sources."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from maskcap.config import interpolated
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+SOURCE = "maskcap.data.shards.source.ShardSource"
+VAL_FRACTION = 0.02
+
+
+def use_shards(config: DictConfig) -> None:
+    """Replace `config.data`'s sources by its `shards` and `val_shards`, in place; without them nothing changes.
+
+    shards: every training source becomes one, `main`, that reads them. val_shards: likewise for validation. Without
+    val_shards, validation stays as it is where its files are known (`data.root` is given), and is otherwise the
+    last `data.val_fraction` of the shards' images. Both keys are removed, and so are keys of `data` that only the
+    replaced sources read (`data.root`, `data.split` …).
+    """
+    from omegaconf import OmegaConf
+
+    data = config.data
+    shards, val_shards = (_take(data, name) for name in ("shards", "val_shards"))
+    if shards is None and val_shards is None:
+        return
+    before = interpolated(_raw(config))
+    fraction = data.val_fraction if "val_fraction" in data else VAL_FRACTION
+    needs_root = "root" not in data or OmegaConf.is_missing(data, "root")
+    if val_shards is not None:
+        _set(data, "val", {"main": {"source": _source(val_shards)}})
+    if shards is not None:
+        held_out = val_shards is None and needs_root
+        _set(data, "train", {"main": {"source": _part(shards, "train", fraction) if held_out else _source(shards)}})
+        if held_out:
+            _set(data, "val", {"main": {"source": _part(shards, "val", fraction)}})
+    _forget_unread(config, before)
+
+
+def _take(data: DictConfig, name: str) -> Any:
+    """Remove a key; its value, or None. A mandatory one that was not given stays, for the check to name."""
+    from omegaconf import OmegaConf, open_dict
+
+    if name not in data or OmegaConf.is_missing(data, name):
+        return None
+    with open_dict(data):
+        return data.pop(name)
+
+
+def _set(data: DictConfig, name: str, sources: dict[str, Any]) -> None:
+    from omegaconf import OmegaConf, open_dict
+
+    with open_dict(data):
+        data[name] = OmegaConf.create(sources)
+
+
+def _source(shards: Any) -> dict[str, Any]:
+    return {"_target_": SOURCE, "_partial_": True, "shards": shards}
+
+
+def _part(shards: Any, part: str, fraction: float) -> dict[str, Any]:
+    return {
+        "_target_": "maskcap.data.split.split_part",
+        "_partial_": True,
+        "part": part,
+        "fraction": fraction,
+        "source": _source(shards),
+    }
+
+
+def _forget_unread(config: DictConfig, before: set[str]) -> None:
+    """Remove the keys of `data` that something read before, and nothing reads now; arguments of the target stay."""
+    from omegaconf import open_dict
+
+    from maskcap.signatures import locate, signature
+
+    target = locate(config.data["_target_"], "data", config.get("trusted_targets") or [])
+    arguments = signature(target).arguments
+    variables = {name for name in map(str, config.data) if f"data.{name}" in before or name == "val_fraction"}
+    while True:
+        read = interpolated(_raw(config))
+        unread = [name for name in variables - set(arguments) if name in config.data and f"data.{name}" not in read]
+        if not unread:
+            return
+        for name in unread:
+            with open_dict(config.data):
+                config.data.pop(name)
+
+
+def _raw(config: DictConfig) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_container(config, resolve=False)

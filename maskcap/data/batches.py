@@ -1,0 +1,96 @@
+"""Which draws make each rank's batches: slices of one global order, with sequence lengths balanced across ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from maskcap.data.mixture import Draw, Mixture
+from maskcap.data.record import Record
+from maskcap.data.source_facts import text_size_of
+
+REGION_COST = 100  # a region's own tokens (its features, the question) in characters of text; sets the scale alone
+
+
+class TrainBatches:
+    """One rank's batches of Draws, from global batch number `start` of `epoch`; both are set before each iteration.
+
+    Global batch g of an epoch holds positions g·size … of its order, whatever the ranks and workers, where size =
+    batch_size × world. It is dealt out so that the ranks' texts are about equally long (a sample whose length is not
+    known without reading it counts as a usual one), or in turns where all are alike. The last, incomplete one is dealt
+    out too unless `drop_last`: a rank that gets nothing of it gets its first sample again, so that every rank steps;
+    `is_padding` tells.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        drop_last: bool = False,
+        sources: Sequence[Sequence[Record]] = (),
+        regions_per_image: int | None = None,
+    ) -> None:
+        self.mixture = mixture
+        self.global_size = batch_size * world
+        self.rank, self.world = rank, world
+        self.epoch = 0
+        self.start = 0
+        self._drop_last = drop_last
+        self._sources = sources
+        self._regions = regions_per_image
+
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        samples = self.mixture.samples_per_epoch
+        return samples // self.global_size if self._drop_last else -(-samples // self.global_size)
+
+    def is_padding(self, batch: int) -> bool:
+        """Whether this rank's batch of that number in an epoch holds nothing of its own."""
+        return batch * self.global_size + self.rank >= self.mixture.samples_per_epoch
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        order_N2 = self.mixture.epoch_order(self.epoch)
+        for batch in range(self.start, len(self)):
+            first = batch * self.global_size
+            positions = range(first, min(first + self.global_size, len(order_N2)))
+            mine = self._share(positions, order_N2) or [first]
+            yield [Draw(self.epoch, i, int(order_N2[i, 0]), int(order_N2[i, 1])) for i in mine]
+
+    def _share(self, positions: range, order_N2: np.ndarray) -> list[int]:
+        """This rank's positions of one global batch, ascending."""
+        if self.world == 1:
+            return list(positions)
+        costs = [self._cost(*order_N2[i]) for i in positions]
+        known = [cost for cost in costs if cost is not None]
+        usual = sum(known) / len(known) if known else 1.0
+        filled = [usual if cost is None else cost for cost in costs]
+        return [positions[i] for i in balance(filled, self.world)[self.rank]]
+
+    def _cost(self, source: int, index: int) -> float | None:
+        """Characters that the sample's sequence is expected to take, or None."""
+        size = text_size_of(self._sources[source], int(index)) if self._sources else None
+        if size is None:
+            return None
+        regions, characters = size
+        drawn = regions if self._regions is None else min(regions, self._regions)
+        return drawn * (REGION_COST + characters / max(regions, 1))
+
+
+def balance(costs: Sequence[float], ranks: int) -> list[list[int]]:
+    """Deal out items to ranks so that the sums of costs are about equal and the counts differ by one at most.
+
+    The costliest first, each to the rank with the least so far (Graham's LPT rule, with equal counts); equal costs are
+    dealt out in turns, 0, 1, 2, … Returns each rank's item numbers, ascending. A function of its arguments alone.
+    """
+    room = [len(range(rank, len(costs), ranks)) for rank in range(ranks)]
+    dealt: list[list[int]] = [[] for _ in range(ranks)]
+    sums = [0.0] * ranks
+    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
+        rank = min((r for r in range(ranks) if len(dealt[r]) < room[r]), key=lambda r: (sums[r], len(dealt[r]), r))
+        dealt[rank].append(item)
+        sums[rank] += costs[item]
+    return [sorted(items) for items in dealt]
