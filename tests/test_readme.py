@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from maskcap.cli.eval import main as evaluate
+from maskcap.cli.main import main as maskcap
 from maskcap.cli.train import main as train
 from maskcap.data.scenes import make_scenes
 from maskcap.models.presets import tiny_internvl, tiny_sam2
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = [line for block in re.findall(r"```\n(.*?)```", README, re.S) for line in block.splitlines()]
 PYTHON = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("python ")]
+MASKCAP = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("maskcap ")]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +40,7 @@ def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
         "/weights/InternVL3-1B-hf": str(place / "vlm"),
         "/weights/sam2.1-hiera-large": str(place / "sam"),
         "runs/demo/2026-01-01_12-00-00": str(place / "run"),
+        "/shards": str(place / "shards"),
     }
     swapped = []
     for argument in arguments:
@@ -56,6 +59,12 @@ SHORT = ["module.meteor=false", "mask_caption.max_new_tokens=3", "trainer.max_ep
 LARGE = ["model.image_size=32", "model.dtype=float32", "model.lora.rank=2", "data.image_size=64", "trainer=cpu"]
 LARGE += ["data.num_workers=0", "data.limit_val=1", "data.samples_per_epoch=4", "trainer.val_check_interval=null"]
 OVERFIT = ["data.samples_per_epoch=4", "data.image_size=64", "trainer.check_val_every_n_epoch=1"]
+
+
+@pytest.mark.parametrize("arguments", MASKCAP, ids=[" ".join(arguments) for arguments in MASKCAP])
+def test_readme_maskcap_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
+    """Run in the README's order: training from shards, below, reads what is written here."""
+    assert command(maskcap, *_small(arguments, place, tmp_path / "run"), "workers=0") == 0
 
 
 @pytest.mark.parametrize("arguments", PYTHON, ids=[" ".join(arguments) for arguments in PYTHON])
@@ -85,7 +94,7 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
 
 
 def test_readme_names_commands() -> None:
-    assert len(PYTHON) >= 6
+    assert len(PYTHON) >= 7 and [arguments[0] for arguments in MASKCAP] == ["check", "shard"]
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)

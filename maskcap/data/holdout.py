@@ -33,7 +33,10 @@ class RecordSubset(Sequence[Record]):
     def __init__(self, source: Sequence[Record], indices: Sequence[int]) -> None:
         self.source = source
         count = len(source)
-        self._indices = indices if not indices or max(indices) < count else [i for i in indices if i < count]
+        if indices and max(indices) >= count:
+            run = isinstance(indices, range) and indices.step == 1
+            indices = range(indices[0], count) if run else [i for i in indices if i < count]
+        self._indices = indices
         self.name = source_name(source)
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal
 
 from maskcap.data.holdout import RecordSubset, hold_out
 from maskcap.data.record import Record
+from maskcap.data.source_facts import source_name
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ def split_part(
     if part == "all":
         return RecordSubset(built, range(len(built)))
     if part == "train" and len(built) == 1:
-        logger.warning("source %r has a single record: nothing is held out of training", getattr(built, "name", part))
+        logger.warning("source %r has a single record: nothing is held out of training", source_name(built))
         return RecordSubset(built, range(1))
     train, val = hold_out(built, fraction)
     return train if part == "train" else val

@@ -22,7 +22,7 @@ def first_existing(candidates: Iterable[Path], what: str) -> Path:
         if path.exists():
             return path
     places = ", ".join(str(path) for path in tried)
-    raise DataError(f"{what} not found. Looked for: {places}. Set the right folder; {LAYOUT_HELP}.")
+    raise DataError(f"{what} not found. Looked for: {places}. Set the right folder; {LAYOUT_HELP}.", "missing file")
 
 
 def layout_folder(root: str | Path, layout: str, split: str, split_names: Sequence[str], what: str) -> Path:
@@ -50,11 +50,11 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise DataError(f"{path}: no such file. {LAYOUT_HELP}.") from None
+        raise DataError(f"{path}: no such file. {LAYOUT_HELP}.", "missing file") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}.") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror}.", "unreadable annotation") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON ({error}). Fetch it again.") from error
+        raise DataError(f"{path}: not valid JSON ({error}). Fetch it again.", "unreadable annotation") from error
 
 
 def integer(value: Any, name: str, where: object) -> int:
@@ -80,10 +80,10 @@ def field(container: Any, name: str, where: object) -> Any:
     return container[name]
 
 
-def require(condition: bool, where: object, problem: str) -> None:
-    """Raise DataError naming `where` unless the condition holds."""
+def require(condition: bool, where: object, problem: str, reason: str | None = None) -> None:
+    """Raise DataError naming `where` unless the condition holds; reason None: a malformed record."""
     if not condition:
-        raise DataError(f"{where}: {problem}{'' if problem.endswith('?') else '.'}")
+        raise DataError(f"{where}: {problem}{'' if problem.endswith('?') else '.'}", reason)
 
 
 def some(names: Sequence[object], limit: int = 3) -> str:
@@ -125,16 +125,24 @@ class ImageFolders:
         return None
 
     def find_all(self, names: Iterable[str], where: object) -> dict[str, Path]:
-        """Name → path for every name. Raises DataError naming the first missing ones and how many there are."""
+        """Name → path of those that are there. Raises DataError when none is: then the folders are the wrong ones."""
         found = {name: self.find(name) for name in dict.fromkeys(names)}
-        missing = [name for name, path in found.items() if path is None]
-        if missing:
-            places = ", ".join(str(folder) for folder in self.folders)
+        if found and not any(found.values()):
             raise DataError(
-                f"{where}: {len(missing)} of {len(found)} images are missing: {some(missing)}. Looked in {places} and "
-                f"sub-folders {', '.join(_COCO_FOLDERS)}. Fetch them or set the images' folder; {LAYOUT_HELP}."
+                f"{where}: {len(found)} of {len(found)} images are missing: {some(list(found))}. {self._looked()} "
+                f"Fetch them or set the images' folder; {LAYOUT_HELP}.",
+                "missing file",
             )
         return {name: path for name, path in found.items() if path is not None}
+
+    def missing(self, name: str, where: object) -> DataError:
+        """The error for an image that `find` does not find."""
+        message = f"{where}: the image {name} is missing. {self._looked()} Fetch it, or remove what is said of it."
+        return DataError(message, "missing file")
+
+    def _looked(self) -> str:
+        places = ", ".join(str(folder) for folder in self.folders)
+        return f"Looked in {places} and sub-folders {', '.join(_COCO_FOLDERS)}."
 
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self._listings:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskcap.data.record import ImageRef, Record, Region
 from maskcap.data.sources.files import ImageFolders, field, integer, list_of, read_json, require
+from maskcap.data.sources.lenient import ListedSource
 from maskcap.data.sources.osprey_text import Turn, read_descriptions, read_turns
 from maskcap.errors import DataError
 
@@ -20,7 +22,7 @@ _NOT_REFERRING = ("conversation", "lvis", "short_form")  # "yes" or "dog" may be
 _NAME_PARTS = {"short": "short_form", "lvis": "lvis", "positive_neg": "lvis", "conv": "conversation", "part": "part"}
 
 
-class OspreySource(Sequence[Record]):
+class OspreySource(ListedSource):
     """One record an entry: an image, its regions, and for each region the answers about it alone.
 
     annotation: one of the set's JSON files.
@@ -35,7 +37,11 @@ class OspreySource(Sequence[Record]):
     regions or none of several, and the regions and entries that are left without an answer.
 
     Keys are `"osprey/<file stem>/<entry id>"` (with `#2`, `#3` … for a repeated id), region ids their number from 1.
-    Raises DataError for missing files or images, malformed entries and empty answers.
+    A malformed entry, an empty answer or a missing image makes a bad record (see `LenientSource`): asking for it raises
+    DataError.
+
+    Raises DataError for a missing or unreadable annotation file, folders without any of the images, a file without a
+    usable answer, and when every record is bad.
     """
 
     name = "osprey"
@@ -48,10 +54,8 @@ class OspreySource(Sequence[Record]):
         if self.kind not in KINDS:
             raise DataError(f"{path}: unknown kind {self.kind!r}; kinds are {', '.join(KINDS)}.")
         skipped: Counter[str] = Counter()
-        drafts = [
-            (key, entry, _regions(entry, self.kind, where, skipped)) for key, where, entry in _keyed(entries, path)
-        ]
-        kept = [draft for draft in drafts if draft[2]]
+        drafts = [_draft(entry, key, where, self.kind, skipped) for key, where, entry in _keyed(entries, path)]
+        kept = [draft for draft in drafts if draft.error is not None or draft.regions]
         if len(kept) < len(drafts):
             skipped["entries left without a region"] = len(drafts) - len(kept)
         if not kept:
@@ -59,11 +63,9 @@ class OspreySource(Sequence[Record]):
                 f"{path}: none of {len(entries)} entries has a usable answer: {dict(skipped)}. "
                 f"Is kind={self.kind!r} right?"
             )
-        paths = ImageFolders(images).find_all((entry["file_name"] for _, entry, _ in kept), path)
-        self._records = [
-            Record(key, _image(entry, paths[entry["file_name"]], f"{key} ({path})"), regions)
-            for key, entry, regions in kept
-        ]
+        folders = ImageFolders(images)
+        paths = folders.find_all((draft.entry["file_name"] for draft in kept if draft.error is None), path)
+        super().__init__([(draft.key, _slot(draft, paths, folders)) for draft in kept], path)
         self.skipped = dict(skipped)
         logger.info("%s (%s): %d records; skipped: %s", path.name, self.kind, len(self), self.skipped or "nothing")
 
@@ -77,15 +79,40 @@ class OspreySource(Sequence[Record]):
         """Whether answers of this kind single their region out."""
         return self.kind not in _NOT_REFERRING
 
-    def image_of(self, index: int) -> Hashable:
-        """What tells the images of records apart; cheap. Several entries may be of one image."""
-        return self._records[index].image1.path
 
-    def __len__(self) -> int:
-        return len(self._records)
+@dataclass(frozen=True)
+class _Draft:
+    """An entry before its image is looked for; where: its name for messages."""
 
-    def __getitem__(self, index: Any) -> Any:
-        return self._records[index]
+    key: str
+    where: str
+    entry: dict[str, Any]
+    regions: tuple[Region, ...] = ()
+    error: DataError | None = None
+
+
+def _draft(entry: Any, key: str, where: str, kind: str, skipped: Counter[str]) -> _Draft:
+    counts: Counter[str] = Counter()
+    try:
+        ok = isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
+        require(ok, where, "expected an object with 'file_name'")
+        regions = _regions(entry, kind, where, counts)
+    except DataError as error:
+        return _Draft(key, where, {}, error=error)
+    skipped.update(counts)
+    return _Draft(key, where, entry, regions)
+
+
+def _slot(draft: _Draft, paths: Mapping[str, Path], folders: ImageFolders) -> Record | DataError:
+    if draft.error is not None:
+        return draft.error
+    name = draft.entry["file_name"]
+    if name not in paths:
+        return folders.missing(name, draft.where)
+    try:
+        return Record(draft.key, _image(draft.entry, paths[name], draft.where), draft.regions)
+    except DataError as error:
+        return error
 
 
 def _detect_kind(path: Path, entries: list[Any]) -> str:
@@ -100,13 +127,11 @@ def _detect_kind(path: Path, entries: list[Any]) -> str:
     raise DataError(f"{path}: cannot tell which kind of Osprey file it is. Set kind to one of {', '.join(KINDS)}.")
 
 
-def _keyed(entries: list[Any], path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def _keyed(entries: list[Any], path: Path) -> Iterator[tuple[str, str, Any]]:
     """(key, name for messages, entry) of each entry."""
     times: Counter[str] = Counter()
     for i, entry in enumerate(entries):
-        ok = isinstance(entry, dict) and isinstance(entry.get("file_name"), str)
-        require(ok, f"{path}, entry {i}", "expected an object with 'file_name'")
-        name = str(entry.get("id", i))
+        name = str(entry.get("id", i) if isinstance(entry, dict) else i)
         times[name] += 1
         key = f"osprey/{path.stem}/{name}" + (f"#{times[name]}" if times[name] > 1 else "")
         yield key, f"{key} ({path}, entry {i})", entry

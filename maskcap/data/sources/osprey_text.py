@@ -81,5 +81,5 @@ def _question(text: str, kind: str) -> str:
 def _answer(text: str, where: str) -> str:
     answer = _TAG.sub("this region", _LEADING_TAG.sub("", text, count=1) if _LEADING_TAG.match(text) else text).strip()
     if not answer:
-        raise DataError(f"{where}: an answer or description is empty. Remove it, or write it.")
+        raise DataError(f"{where}: an answer or description is empty. Remove it, or write it.", "empty caption")
     return answer

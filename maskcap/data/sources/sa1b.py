@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from maskcap.data.record import ImageRef, Record, Region
-from maskcap.data.sources.files import LAYOUT_HELP, field, integer, layout_folder, list_of, read_json, require, some
+from maskcap.data.record import ImageRef, Record
+from maskcap.data.sources.files import LAYOUT_HELP, layout_folder, read_json
+from maskcap.data.sources.lenient import LenientSource
+from maskcap.data.sources.sa1b_annotation import SA1BFilters, make_regions, read_annotation
 from maskcap.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -19,7 +21,7 @@ SPLITS = ("train", "val", "test")
 NO_REGION = "images left without a region"
 
 
-class SA1BSource(Sequence[Record]):
+class SA1BSource(LenientSource):
     """One record an image. The folder may be nested; `root/sa1b` is taken if it exists.
 
     split: SA-1B is published without splits: all of it is "train", unless there are sub-folders `train`, `val`, `test`.
@@ -29,8 +31,10 @@ class SA1BSource(Sequence[Record]):
     JSON once, so that `skipped` (regions by the first filter they fail, images left without a region) and the length
     are exact.
 
-    Keys are `"sa1b/<split>/<N>"`, region ids the annotations'. Raises DataError: no images, an image without JSON or
-    the reverse, a malformed JSON, an image without annotations.
+    Keys are `"sa1b/<split>/<N>"`, region ids the annotations'. An image without its JSON, a JSON without its image, a
+    second copy in another sub-folder, a malformed JSON and an image without annotations are bad records (see
+    `LenientSource`): asking for one raises DataError. Building raises it when there are no images at all, when the
+    filters leave no region, and when every record is bad.
     """
 
     name = "sa1b"
@@ -45,17 +49,20 @@ class SA1BSource(Sequence[Record]):
         min_stability: float = 0.0,
     ):
         self.split = split
-        self._limits = {"area": min_area, "predicted_iou": min_predicted_iou, "stability_score": min_stability}
+        self._filters = SA1BFilters(min_area, min_predicted_iou, min_stability)
         folder = layout_folder(root, "sa1b", split, SPLITS, "SA-1B (sa_N.jpg and sa_N.json)")
-        self._files = _list_pairs(folder)
+        files = _list_files(folder)
         skipped: Counter[str] = Counter()
-        if any(limit > 0 for limit in self._limits.values()):
-            self._files = [path for path in self._files if self._has_regions(path, skipped)]
-            if not self._files:
+        if self._filters.active:
+            files = [file for file in (self._filtered(file, skipped) for file in files) if file is not None]
+            if not files:
                 raise DataError(
                     f"{folder}: the filters leave no region: {dict(skipped)}. Lower min_area and the others."
                 )
+        self._stems = [file.stem for file in files]
+        self.bad = {i: file.error for i, file in enumerate(files) if file.error is not None}
         self.skipped = dict(skipped)
+        self._settle(folder)
         logger.info("SA-1B %s: %d images; skipped: %s", split, len(self), self.skipped or "nothing")
 
     @property
@@ -68,74 +75,86 @@ class SA1BSource(Sequence[Record]):
 
     def image_of(self, index: int) -> Hashable:
         """What tells the images of records apart; reads nothing."""
-        return self._files[index]
+        return self._stems[index]
 
-    def __len__(self) -> int:
-        return len(self._files)
+    def key_of(self, index: int) -> str:
+        """The record's key; a bad record has one too."""
+        return f"sa1b/{self.split}/{self._stems[index].name.removeprefix('sa_')}"
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        path = self._files[index]
-        image, annotations = _read(path)
-        kept = [annotation for annotation in annotations if self._fails(annotation, path) is None]
-        regions = tuple(Region(mask=a["segmentation"], captions=(), id=str(a.get("id", i))) for i, a in enumerate(kept))
-        height, width = (integer(field(image, side, path), side, path) for side in ("height", "width"))
-        return Record(
-            f"sa1b/{self.split}/{path.stem.removeprefix('sa_')}",
-            ImageRef(path.with_suffix(".jpg"), height, width),
-            regions,
-        )
-
-    def _has_regions(self, path: Path, skipped: Counter[str]) -> bool:
-        reasons = [self._fails(annotation, path) for annotation in _read(path)[1]]
-        skipped.update(f"regions below the least {reason}" for reason in reasons if reason)
-        if None not in reasons:
-            skipped[NO_REGION] += 1
-        return None in reasons
-
-    def _fails(self, annotation: dict[str, Any], path: Path) -> str | None:
-        """The first filter that the region fails, or None."""
-        for name, limit in self._limits.items():
-            if limit > 0:
-                value = annotation.get(name)
-                if isinstance(value, bool) or not isinstance(value, (int, float)):
-                    raise DataError(
-                        f"{path}, annotation {annotation.get('id')}: no number {name!r} to filter by. Unset the filter."
-                    )
-                if not value >= limit:
-                    return name
+    def text_size_of(self, index: int) -> tuple[int, int] | None:
+        """Unknown: how many regions there are stands in the JSON."""
         return None
 
+    def annotation_of(self, index: int) -> str:
+        """The record's JSON, for messages."""
+        return f"{self._stems[index]}.json"
 
-def _list_pairs(folder: Path) -> list[Path]:
-    """Paths of the JSONs, by N. Every JSON has its image and the reverse."""
-    jsons, images = [], []
+    def __len__(self) -> int:
+        return len(self._stems)
+
+    def _read(self, index: int) -> Record:
+        stem = self._stems[index]
+        path = Path(f"{stem}.json")
+        annotation = read_annotation(read_json(path), path)
+        image = ImageRef(Path(f"{stem}.jpg"), annotation.height, annotation.width)
+        return Record(self.key_of(index), image, make_regions(annotation.annotations, self._filters, path))
+
+    def _filtered(self, file: _File, skipped: Counter[str]) -> _File | None:
+        """The file, with its error if reading the JSON finds one; None if the filters leave nothing of it."""
+        if file.error is not None:
+            return file
+        path = Path(f"{file.stem}.json")
+        counts: Counter[str] = Counter()
+        try:
+            regions = make_regions(read_annotation(read_json(path), path).annotations, self._filters, path, counts)
+        except DataError as error:
+            return _File(file.stem, error)
+        skipped.update(counts)
+        if not regions:
+            skipped[NO_REGION] += 1
+        return file if regions else None
+
+
+@dataclass(frozen=True)
+class _File:
+    """The path without its ending, and what is wrong with it."""
+
+    stem: Path
+    error: DataError | None = None
+
+
+def _list_files(folder: Path) -> list[_File]:
+    """Every image or JSON below the folder, by N and path; those without the other half are bad, as are second copies.
+
+    Raises DataError when there are none.
+    """
+    halves: dict[Path, set[str]] = {}
     for parent, _, names in os.walk(folder, followlinks=True):
-        stems = {
-            kind: {n[: -len(kind)] for n in names if n.startswith("sa_") and n.endswith(kind)}
-            for kind in (".json", ".jpg")
-        }
-        jsons += [Path(parent, stem) for stem in stems[".json"]]
-        images += [Path(parent, stem) for stem in stems[".jpg"]]
-    if not jsons and not images:
+        for name in names:
+            if name.startswith("sa_") and name.endswith((".json", ".jpg")):
+                stem, ending = os.path.splitext(name)
+                halves.setdefault(Path(parent, stem), set()).add(ending)
+    if not halves:
         raise DataError(
-            f"{folder}: no sa_N.jpg and sa_N.json in it or its sub-folders. Set the right folder; {LAYOUT_HELP}."
+            f"{folder}: no sa_N.jpg and sa_N.json in it or its sub-folders. Set the right folder; {LAYOUT_HELP}.",
+            "missing file",
         )
-    lone = sorted(set(jsons) ^ set(images))
-    require(
-        not lone, folder, f"image or JSON missing beside {some(lone)}. Fetch the missing files, or remove their halves"
-    )
-    twice = [stem for stem, times in Counter(path.name for path in jsons).items() if times > 1]
-    require(not twice, folder, f"in several sub-folders: {some(twice)}. Keep one of each")
-    return sorted((path.with_name(path.name + ".json") for path in jsons), key=lambda path: (len(path.name), path.name))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    content = read_json(path)
-    image = field(content, "image", path)
-    annotations = list_of(dict, field(content, "annotations", path), "'annotations'", path)
-    require(bool(annotations), path, "the image has no annotations. Remove the image and its JSON")
-    for i, annotation in enumerate(annotations):
-        field(annotation, "segmentation", f"{path}, annotation {annotation.get('id', i)}")
-    return image, annotations
+    first: dict[str, Path] = {}
+    files = []
+    for stem in sorted(halves, key=lambda stem: (len(stem.name), stem.name, stem)):
+        error = None
+        if len(halves[stem]) == 1:
+            (there,) = halves[stem]
+            lost = ".json" if there == ".jpg" else ".jpg"
+            error = DataError(
+                f"{stem}{lost}: image or JSON missing beside {stem}{there}. Fetch it, or remove its other half.",
+                "missing file",
+            )
+        elif first.setdefault(stem.name, stem) != stem:
+            error = DataError(
+                f"{stem}.json: {stem.name} is in several sub-folders; {first[stem.name]}.json is the one in use. "
+                "Keep one of them.",
+                "duplicate key",
+            )
+        files.append(_File(stem, error))
+    return files

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from maskcap.data.record import ImageRef, Record, Region
 from maskcap.data.sources.files import layout_folder
-from maskcap.data.sources.sav_files import ANNOTATED_EVERY, SPLITS, MaskletCache, Masklets, Video, find_videos
+from maskcap.data.sources.lenient import LenientSource
+from maskcap.data.sources.sav_files import ANNOTATED_EVERY, SPLITS, BadVideo, MaskletCache, Masklets, Video, find_videos
 from maskcap.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -18,7 +19,7 @@ WHAT = "SA-V (sav_N.mp4 and sav_N_manual.json)"
 _KINDS = {"manual": ("manual",), "auto": ("auto",), "both": ("manual", "auto")}
 
 
-class SAVSource(Sequence[Record]):
+class SAVSource(LenientSource):
     """One record a frame; with `pairs`, two frames `distance` apart and the objects that both show, in one order.
 
     root: nested folders are searched; `root/sav` is taken if it exists.
@@ -32,7 +33,9 @@ class SAVSource(Sequence[Record]):
     `"sav/<split>/<video>/<i>"`, for pairs `"…/<a>-<b>"`; region ids `"manual-<masklet id>"` or `"auto-<masklet id>"`.
 
     Building reads every JSON once and keeps which object is where; masks are read again when a record is asked for,
-    with the last videos' kept. Raises DataError: no videos, no JSONs, a JSON without its video, a malformed JSON.
+    with the last videos' kept. A malformed JSON, a JSON without its video and a second copy in another sub-folder are
+    bad records, `"sav/<split>/<video>"` (see `LenientSource`): asking for one raises DataError. Building raises it when
+    there are no videos, no JSONs, no frame with an object, and when every record is bad.
     """
 
     name = "sav"
@@ -56,8 +59,13 @@ class SAVSource(Sequence[Record]):
         self._cache = MaskletCache()
         self._videos, unannotated = find_videos(folder, _KINDS[annotations], self._cache)
         self._index: list[tuple[int, int]] = []  # (video, first annotated frame)
+        self.bad = {}
         empty = 0
         for number, video in enumerate(self._videos):
+            if isinstance(video, BadVideo):
+                self.bad[len(self._index)] = video.error
+                self._index.append((number, 0))
+                continue
             starts = range(0, video.n_frames - self._gap, stride)
             shown = [start for start in starts if video.objects(start, start + self._gap)]
             self._index += [(number, start) for start in shown]
@@ -70,6 +78,7 @@ class SAVSource(Sequence[Record]):
                 f"{folder}: no {'pair of frames' if pairs else 'frame'} shows an object. "
                 "Lower distance, or check annotations."
             )
+        self._settle(folder)
         logger.info(
             "SA-V %s: %d records of %d videos; skipped: %s",
             split,
@@ -90,21 +99,39 @@ class SAVSource(Sequence[Record]):
         """The record's video: its frames are too alike to be told apart. Reads nothing."""
         return self._videos[self._index[index][0]].path
 
+    def key_of(self, index: int) -> str:
+        """The record's key; a bad record has one too."""
+        number, start = self._index[index]
+        key = f"sav/{self.split}/{self._videos[number].name}"
+        if isinstance(self._videos[number], BadVideo):
+            return key
+        return f"{key}/{start}-{start + self._gap}" if self._gap else f"{key}/{start}"
+
+    def text_size_of(self, index: int) -> tuple[int, int] | None:
+        """(number of regions, 0); None for a bad record. Reads nothing."""
+        number, start = self._index[index]
+        video = self._videos[number]
+        return None if isinstance(video, BadVideo) else (len(video.objects(start, start + self._gap)), 0)
+
+    def annotation_of(self, index: int) -> str:
+        """The JSON (or two) of the record's video, for messages."""
+        video = self._videos[self._index[index][0]]
+        return str(video.path) if isinstance(video, BadVideo) else ", ".join(map(str, video.jsons.values()))
+
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _read(self, index: int) -> Record:
         number, start = self._index[index]
         video, end = self._videos[number], start + self._gap
+        assert isinstance(video, Video)  # the others are in `bad`
         objects = video.objects(start, end)
         masklets = {path: self._cache.read(path) for path in video.jsons.values()}
-        key = f"sav/{self.split}/{video.name}/{start}"
+        key = self.key_of(index)
         if not self._gap:
             return Record(key, _frame(video, start), _regions(video, masklets, objects, start))
         regions1, regions2 = (_regions(video, masklets, objects, frame) for frame in (start, end))
-        return Record(f"{key}-{end}", _frame(video, start), regions1, _frame(video, end), regions2)
+        return Record(key, _frame(video, start), regions1, _frame(video, end), regions2)
 
 
 def _frame(video: Video, annotated: int) -> ImageRef:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from maskcap.data.rle import rle_area
-from maskcap.data.sources.files import LAYOUT_HELP, field, integer, list_of, read_json, require, some
+from maskcap.data.sources.files import LAYOUT_HELP, field, integer, list_of, read_json, require
 from maskcap.errors import DataError, MaskDecodeError
 
 SPLITS = ("train", "val", "test")
@@ -47,6 +47,15 @@ class Video:
         return [(kind, int(column)) for kind, row in shown.items() for column in np.flatnonzero(row)]
 
 
+@dataclass(frozen=True)
+class BadVideo:
+    """A video (or the lone JSON of one) that cannot be used, and why. path: of the file that is to blame."""
+
+    name: str
+    path: Path
+    error: DataError
+
+
 class MaskletCache:
     """Parsed JSONs of the last videos, up to `limit` bytes of file: records are often asked for video by video."""
 
@@ -70,28 +79,76 @@ class MaskletCache:
         return {"_limit": self._limit, "_kept": OrderedDict()}
 
 
-def find_videos(folder: Path, kinds: Sequence[str], cache: MaskletCache) -> tuple[list[Video], int]:
-    """Videos below a folder that have a JSON of those kinds, by name, and how many have none. Raises DataError."""
-    videos, jsons = {}, {}
+def find_videos(folder: Path, kinds: Sequence[str], cache: MaskletCache) -> tuple[list[Video | BadVideo], int]:
+    """Videos below a folder that have a JSON of those kinds, by name, and how many have none.
+
+    Second copies of a video or JSON, JSONs without their video and videos whose JSON is malformed come as BadVideo.
+    Raises DataError when there are no videos, or none has a JSON.
+    """
+    videos, jsons = _list_files(folder)
+    if not videos:
+        message = f"{folder}: no sav_N.mp4 in it or its sub-folders. Set the right folder; {LAYOUT_HELP}."
+        raise DataError(message, "missing file")
+    found: list[Video | BadVideo] = []
+    unannotated = 0
+    for name, (path, *copies) in videos.items():
+        of_kind = {kind: jsons[f"{name}_{kind}"] for kind in kinds if f"{name}_{kind}" in jsons}
+        if not of_kind:
+            unannotated += 1
+            continue
+        used = {kind: _beside(path, paths) for kind, paths in of_kind.items()}
+        found.append(_describe(name, path, used, cache))
+        found += [_second_copy(name, path, copy) for copy in copies]
+        folders = {copy.parent for copy in copies}  # their JSONs are copies with them
+        found += [
+            _second_copy(name, used[kind], other)
+            for kind, paths in of_kind.items()
+            for other in paths
+            if other != used[kind] and other.parent not in folders
+        ]
+    found += [_lone(stem, paths[0]) for stem, paths in jsons.items() if stem.rpartition("_")[0] not in videos]
+    if not found:
+        wanted = " or ".join(f"sav_N_{kind}.json" for kind in kinds)
+        message = f"{folder}: none of {len(videos)} videos has {wanted}. Fetch them, or change annotations."
+        raise DataError(message, "missing file")
+    return sorted(found, key=lambda video: video.name), unannotated  # second copies stay behind what is used
+
+
+def _list_files(folder: Path) -> tuple[dict[str, list[Path]], dict[str, list[Path]]]:
+    """Stem → its copies, of the videos and of the JSONs, all sorted."""
+    files: dict[str, dict[str, list[Path]]] = {".mp4": {}, ".json": {}}
     for parent, _, names in os.walk(folder, followlinks=True):
         for name in names:
-            if name.startswith("sav_") and name.endswith(".mp4"):
-                require(name[:-4] not in videos, folder, f"{name} is in several sub-folders. Keep one")
-                videos[name[:-4]] = Path(parent, name)
-            elif name.startswith("sav_") and name.endswith(".json"):
-                jsons[name[:-5]] = Path(parent, name)
-    if not videos:
-        raise DataError(f"{folder}: no sav_N.mp4 in it or its sub-folders. Set the right folder; {LAYOUT_HELP}.")
-    without_video = [path for stem, path in jsons.items() if stem.rpartition("_")[0] not in videos]
-    require(not without_video, folder, f"JSONs without their video: {some(sorted(without_video))}. Fetch the videos")
-    found = {name: {kind: jsons[f"{name}_{kind}"] for kind in kinds if f"{name}_{kind}" in jsons} for name in videos}
-    annotated = sorted(name for name, of_kind in found.items() if of_kind)
-    wanted = " or ".join(f"sav_N_{kind}.json" for kind in kinds)
-    require(bool(annotated), folder, f"none of {len(videos)} videos has {wanted}. Fetch them, or change annotations")
-    return [_describe(name, videos[name], found[name], cache) for name in annotated], len(videos) - len(annotated)
+            stem, ending = os.path.splitext(name)
+            if name.startswith("sav_") and ending in files:
+                files[ending].setdefault(stem, []).append(Path(parent, name))
+    videos, jsons = ({stem: sorted(of[stem]) for stem in sorted(of)} for of in files.values())
+    return videos, jsons
 
 
-def _describe(name: str, path: Path, jsons: dict[str, Path], cache: MaskletCache) -> Video:
+def _beside(video: Path, copies: list[Path]) -> Path:
+    """The copy in the video's own folder, else the first."""
+    return next((copy for copy in copies if copy.parent == video.parent), copies[0])
+
+
+def _second_copy(name: str, used: Path, other: Path) -> BadVideo:
+    message = f"{other}: {other.name} is in several sub-folders; {used} is the one in use. Keep one of them."
+    return BadVideo(name, other, DataError(message, "duplicate key"))
+
+
+def _lone(stem: str, path: Path) -> BadVideo:
+    message = f"{path}: a JSON without its video. Fetch the video, or remove the JSON."
+    return BadVideo(stem.rpartition("_")[0], path, DataError(message, "missing file"))
+
+
+def _describe(name: str, path: Path, jsons: dict[str, Path], cache: MaskletCache) -> Video | BadVideo:
+    try:
+        return _read_video(name, path, jsons, cache)
+    except DataError as error:
+        return BadVideo(name, path, error)
+
+
+def _read_video(name: str, path: Path, jsons: dict[str, Path], cache: MaskletCache) -> Video:
     read = {kind: cache.read(json_path) for kind, json_path in jsons.items()}
     sizes = {(masklets.height, masklets.width) for masklets in read.values()}
     require(len(sizes) == 1, path, f"its manual and auto JSONs disagree on the video's size: {sorted(sizes)}")

@@ -140,6 +140,34 @@ def test_malformed_entries_are_errors_that_name_file_and_entry(make, rle, fields
     assert problem in str(caught.value) and str(Path("osprey") / "broken.json") in str(caught.value)
 
 
+@pytest.mark.parametrize(("fields", "problem"), BAD)
+def test_one_malformed_entry_is_an_error_of_its_record_alone(make, rle, fields, problem):
+    good = {"description": ["<region1>: A dog."], "conversations": _turns("What?", "A dog.", "And?")}
+    source = make("broken", [{**_entry(rle), **good}, {**_entry(rle, id="b"), **fields}], kind=_kind(fields))
+    assert source[0].regions1[0].captions == ("A dog.",)
+    with pytest.raises(DataError) as caught:
+        source[1]
+    assert problem in str(caught.value) and "broken.json, entry 1)" in str(caught.value)
+    assert caught.value.reason == ("empty caption" if "is empty" in problem else "malformed record")
+    assert (list(source.bad), source.key_of(1)) == ([1], "osprey/broken/b") and source.text_size_of(1) is None
+    assert source.image_of(1) != source.image_of(0) and source.text_size_of(0) == (1, 6)
+    assert source.skipped == ({} if _kind(fields) == "detail" else {"turns without an answer": 1})  # of the good entry
+
+
+def _kind(fields: dict) -> str:
+    return "detail" if "description" in fields else "conversation"
+
+
+def test_entries_that_are_no_objects_and_missing_images_are_bad_records(make, rle):
+    lost = {**_entry(rle, description=["x"], id=7), "file_name": "9.jpg"}
+    source = make("detail", [_entry(rle, description=["x"]), "what?", lost])
+    assert {i: error.reason for i, error in source.bad.items()} == {1: "malformed record", 2: "missing file"}
+    assert [source.key_of(i) for i in range(3)] == ["osprey/detail/0", "osprey/detail/1", "osprey/detail/7"]
+    with pytest.raises(DataError, match=r"osprey/detail/7 .*the image 9\.jpg is missing\. Looked in"):
+        source[2]
+    assert source.annotation_of(2).endswith("detail.json")
+
+
 def test_what_kind_it_is_must_be_known(make, rle):
     with pytest.raises(DataError, match="Set kind to one of conversation, short_form"):
         make("mystery", [_entry(rle)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import pickle
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from maskcap.data.images import read_image
 from maskcap.data.rle import decode_mask
 from maskcap.data.sources import RefCOCOSource
+from maskcap.data.sources.lenient import problems_of
 from maskcap.errors import DataError
 
 SQUARE = [5.0, 5.0, 9.0, 5.0, 9.0, 9.0, 5.0, 9.0]
@@ -102,8 +105,11 @@ def test_missing_files_say_where_was_looked(root, tmp_path):
         RefCOCOSource(root, "refcoco+", "google")
     with pytest.raises(DataError, match="no refs of split 'testA'; set split to one of train, val"):
         RefCOCOSource(root, split="testA")
-    (root / "coco" / "train2014" / "COCO_train2014_000000000008.jpg").unlink()
-    with pytest.raises(DataError, match=r"1 of 2 images are missing: COCO_train2014_000000000008\.jpg\. Looked in"):
+    for number in (7, 8):
+        (root / "coco" / "train2014" / f"COCO_train2014_{number:012d}.jpg").unlink()
+    with pytest.raises(
+        DataError, match=r"2 of 2 images are missing: COCO_train2014_000000000007\.jpg, .*8\.jpg\. Looked"
+    ):
         RefCOCOSource(root)
     (root / "refcoco" / "instances.json").unlink()
     with pytest.raises(DataError, match=r"instances\.json: no such file"):
@@ -113,20 +119,101 @@ def test_missing_files_say_where_was_looked(root, tmp_path):
         RefCOCOSource(root)
 
 
+BAD = [
+    ([*REFS, _ref(4, 7, "train", "box", " ")], 0, "malformed record", "ref 4: its annotation 104 is missing from"),
+    ([REFS[0], _ref(1, 8, "train", "bar", "")], 1, "empty caption", "refcoco/train/8, ref 1: a sentence is empty"),
+    ([REFS[0], _ref(1, 8, "train")], 1, "empty caption", "refcoco/train/8, ref 1: the ref has no sentences"),
+    (
+        [REFS[0], _ref(1, 77, "train", "bar")],
+        1,
+        "malformed record",
+        "refcoco/train/77: the image of its refs is missing",
+    ),
+    ([REFS[1], _ref(2, 9, "train", "bar")], 1, "malformed record", "ref 2: its annotation 102 is of another image, 7"),
+    ([{**REFS[0], "image_id": "seven"}, REFS[1]], 1, "malformed record", "'image_id' must be a whole number"),
+    ([REFS[1], {**REFS[0], "ann_id": [3]}], 1, "malformed record", "ref 0: its annotation [3] is missing"),
+]
+
+
+@pytest.mark.parametrize(("refs", "index", "reason", "problem"), BAD)
+def test_bad_refs_are_errors_of_their_record_alone(root, caplog, refs, index, reason, problem):
+    _write_refs(root, refs)
+    with caplog.at_level(logging.WARNING):
+        source = RefCOCOSource(root)
+    assert len(source) == 2 and list(source.bad) == [index] and "1 of 2 records are bad" in caplog.text
+    assert problem in caplog.text
+    assert source[1 - index].key == source.key_of(1 - index)
+    with pytest.raises(DataError) as caught:
+        source[index]
+    assert problem in str(caught.value) and str(root) in str(caught.value)
+    assert caught.value.reason == reason and str(source.bad[index]) == str(caught.value)
+    assert source.text_size_of(index) is None and source.key_of(index).startswith("refcoco/train/")
+    assert source.image_of(index) != source.image_of(1 - index)
+
+
+def test_a_set_without_a_good_record_is_an_error_when_built(root):
+    _write_refs(root, [_ref(0, 7, "train", "box", " ")])
+    with pytest.raises(DataError, match=r"refs\(unc\)\.p: its only record is bad: refcoco/train/7, ref 0: a") as caught:
+        RefCOCOSource(root)
+    assert caught.value.reason == "empty caption"
+
+
+def test_a_missing_image_or_size_is_an_error_of_its_record_alone(root, write_json):
+    missing = root / "coco" / "train2014" / "COCO_train2014_000000000008.jpg"
+    missing.unlink()
+    source = RefCOCOSource(root)
+    with pytest.raises(
+        DataError, match=r"refcoco/train/8 .*COCO_train2014_000000000008\.jpg is missing\. Looked"
+    ) as caught:
+        source[1]
+    assert caught.value.reason == "missing file" and list(source.bad) == [1]
+    assert source.image_of(1) == source.key_of(1) == "refcoco/train/8"
+    assert str(root / "refcoco" / "refs(unc).p") == source.annotation_of(1)
+    instances = json.loads((root / "refcoco" / "instances.json").read_text())
+    instances["images"][0]["height"] = None
+    instances["images"].append({"id": [], "file_name": "nobody's.jpg"})
+    instances["annotations"].append({"segmentation": []})
+    write_json(root / "refcoco" / "instances.json", instances)
+    with pytest.raises(
+        DataError, match=r"all 2 records are bad. The first: .*image 7: 'height' must be a whole number"
+    ):
+        RefCOCOSource(root)
+
+
+def test_one_record_names_all_its_problems(root):
+    _write_refs(root, [REFS[1], _ref(0, 7, "train", ""), _ref(5, 7, "train", "box"), REFS[2]])
+    error = RefCOCOSource(root).bad[1]
+    assert error.reason == "empty caption"
+    assert "ref 0: a sentence is empty" in str(error) and "ref 5: its annotation 105 is missing" in str(error)
+    assert [part.reason for part in problems_of(error)] == ["empty caption", "malformed record"]
+    copied = pickle.loads(pickle.dumps(error))
+    assert [str(part) for part in problems_of(copied)] == [str(part) for part in problems_of(error)]
+    assert problems_of(DataError("alone"))[0].reason == "malformed record"
+
+
+def test_errors_that_are_raised_again_do_not_pile_up(root):
+    _write_refs(root, [REFS[0], _ref(1, 8, "train")])
+    source = RefCOCOSource(root)
+    for _ in range(3):
+        with pytest.raises(DataError):
+            source[-1]
+    assert source.bad[1].__traceback__ is None
+    assert [record.key for record in source[:1]] == ["refcoco/train/7"]
+    with pytest.raises(IndexError):
+        source[2]
+    copied = pickle.loads(pickle.dumps(source))  # as worker processes get it
+    assert (str(copied.bad[1]), copied.bad[1].reason) == (str(source.bad[1]), "empty caption")
+
+
+def test_text_sizes_are_known_without_reading(root):
+    source = RefCOCOSource(root)
+    assert [source.text_size_of(i) for i in range(2)] == [(2, len("left box" + "red box" + "right box")), (1, 3)]
+
+
 @pytest.mark.parametrize(
-    ("refs", "problem"),
-    [
-        ([*REFS, _ref(4, 7, "train", "box", " ")], "the annotations of refs 4"),
-        ([REFS[0], _ref(1, 8, "train", "bar", "")], "refcoco/train/8, ref 1: a sentence is empty"),
-        ([_ref(1, 8, "train")], "refcoco/train/8, ref 1: the ref has no sentences"),
-        ([_ref(1, 77, "train", "bar")], "images of refs are missing: ids 77"),
-        ([_ref(1, 7, "train", "bar")], "refs whose annotation is of another image: 1"),
-        ([{**REFS[0], "image_id": "seven"}], "'image_id' must be a whole number"),
-        ({"refs": REFS}, "the pickle must be a list of objects"),
-        ([], "(none there)"),
-    ],
+    ("refs", "problem"), [({"refs": REFS}, "the pickle must be a list of objects"), ([], "(none there)")]
 )
-def test_malformed_refs_are_errors(root, refs, problem):
+def test_another_pickle_is_an_error(root, refs, problem):
     _write_refs(root, refs)
     with pytest.raises(DataError) as caught:
         RefCOCOSource(root)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from maskcap.data.images import read_image
 from maskcap.data.rle import decode_mask
 from maskcap.data.sources import SA1BSource
+from maskcap.data.sources.sa1b_annotation import SA1BFilters, make_regions, read_annotation
 from maskcap.errors import DataError
 
 
@@ -83,11 +86,27 @@ def test_missing_files_are_named(tmp_path, write):
         SA1BSource(tmp_path / "nowhere")
     for place in ("sa_1", "sa_2", "a/sa_3", "b/sa_3"):
         write(place)
-    with pytest.raises(DataError, match="in several sub-folders: sa_3"):
-        SA1BSource(tmp_path)
     (tmp_path / "sa_1.jpg").unlink()
     (tmp_path / "sa_2.json").unlink()
-    with pytest.raises(DataError, match="image or JSON missing beside .*sa_1, .*sa_2"):
+    source = SA1BSource(tmp_path)
+    assert [source.key_of(i) for i in range(4)] == [f"sa1b/train/{n}" for n in (1, 2, 3, 3)]
+    assert {i: error.reason for i, error in source.bad.items()} == {
+        0: "missing file",
+        1: "missing file",
+        3: "duplicate key",
+    }
+    for index, message in ((0, r"sa_1\.jpg: image or JSON missing beside .*sa_1\.json"), (1, r"sa_2\.json: image or")):
+        with pytest.raises(DataError, match=message):
+            source[index]
+    with pytest.raises(
+        DataError, match=r"b/sa_3\.json: sa_3 is in several sub-folders; .*a/sa_3\.json is the one in use"
+    ):
+        source[3]
+    assert source[2].image1.path == tmp_path / "a" / "sa_3.jpg" and len(set(map(source.image_of, range(4)))) == 4
+    assert source.text_size_of(2) is None and source.annotation_of(0) == str(tmp_path / "sa_1.json")
+    for place in ("a", "b"):
+        (tmp_path / place / "sa_3.jpg").unlink()
+    with pytest.raises(DataError, match="all 4 records are bad. The first: .*sa_1"):
         SA1BSource(tmp_path)
 
 
@@ -118,3 +137,33 @@ def test_torn_json_and_missing_filter_field(tmp_path, write, write_json, rle):
     write_json(tmp_path / "sa_1.json", {"image": image, "annotations": [{"id": 4, "segmentation": rle(1, 1)}]})
     with pytest.raises(DataError, match="annotation 4: no number 'area' to filter by"):
         SA1BSource(tmp_path, min_area=1)
+
+
+def test_filtering_finds_malformed_jsons_when_it_reads_them(tmp_path, write):
+    for number in (1, 2, 3):
+        write(f"sa_{number}", (2, 5))
+    (tmp_path / "sa_2.json").write_text('{"image": ')
+    (tmp_path / "sa_3.jpg").unlink()
+    source = SA1BSource(tmp_path, min_area=9)
+    assert [error.reason for error in source.bad.values()] == ["unreadable annotation", "missing file"]
+    assert (len(source), list(source.bad), source.skipped) == (3, [1, 2], {"regions below the least area": 1})
+    with pytest.raises(DataError, match=r"sa_2\.json: not valid JSON"):
+        source[1]
+    assert len(source[0].regions1) == 1
+
+
+def test_one_annotation_makes_regions_by_itself(rle):
+    """As the published tars are read."""
+    content = {
+        "image": {"height": 20.0, "width": 30, "file_name": "sa_7.jpg"},
+        "annotations": [{"segmentation": rle(1, 1, n), "area": n * n} for n in (2, 4)],
+    }
+    annotation = read_annotation(content, "x.tar/sa_7.json")
+    assert (annotation.height, annotation.width, annotation.name) == (20, 30, "sa_7.jpg")
+    assert [region.id for region in make_regions(annotation.annotations, SA1BFilters(), "x")] == ["0", "1"]
+    skipped: Counter[str] = Counter()
+    (region,) = make_regions(annotation.annotations, SA1BFilters(area=9), "x", skipped)
+    assert decode_mask(region.mask, 20, 30).sum() == 16 and skipped == {"regions below the least area": 1}
+    with pytest.raises(DataError, match=r"x\.tar/sa_7\.json: the image has no annotations") as caught:
+        read_annotation({**content, "annotations": []}, "x.tar/sa_7.json")
+    assert caught.value.reason == "no regions"

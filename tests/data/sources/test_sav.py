@@ -130,7 +130,7 @@ def test_missing_files_and_wrong_options(tmp_path, write):
     with pytest.raises(DataError, match=r"none of 1 videos has sav_N_auto\.json"):
         SAVSource(tmp_path, annotations="auto")
     path.rename(tmp_path / "sav_000009.mp4")
-    with pytest.raises(DataError, match="JSONs without their video: .*sav_000001_manual.json"):
+    with pytest.raises(DataError, match="its only record is bad: .*sav_000001_manual.json: a JSON without its video"):
         SAVSource(tmp_path)
     wrong: list[dict[str, Any]] = [{"annotations": "all"}, {"distance": 0}, {"stride": 0}]
     for options in wrong:
@@ -153,6 +153,44 @@ def test_a_malformed_json_is_an_error_that_names_it(tmp_path, write, fields, pro
     with pytest.raises(DataError) as caught:
         SAVSource(tmp_path)
     assert problem in str(caught.value) and "sav_000001" in str(caught.value)
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_bad_videos_are_records_of_their_own(tmp_path, write, pairs):
+    write("a/sav_000001", {"manual": ["xx"]})
+    write("a/sav_000002", {"manual": ["xx"]}, masklet_id=3)
+    write("a/sav_000003", {"manual": ["xx"]}).unlink()
+    write("a/sav_000004", {"manual": ["xx"]})
+    write("b/sav_000004", {"manual": ["xx"]})
+    source = SAVSource(tmp_path, pairs, distance=1)
+    frames = ["0-1"] if pairs else ["0", "1"]
+    good1, good4 = ([f"sav/train/sav_00000{n}/{frame}" for frame in frames] for n in (1, 4))
+    bad = [f"sav/train/sav_00000{n}" for n in (2, 3, 4)]
+    assert [source.key_of(i) for i in range(len(source))] == [*good1, *bad[:2], *good4, bad[2]]
+    assert {source.key_of(i): error.reason for i, error in source.bad.items()} == dict(
+        zip(bad, ["malformed record", "missing file", "duplicate key"], strict=True)
+    )
+    place = len(good1)
+    for index, message in (
+        (place, r"sav_000002_manual\.json: 'masklet_id' must be a list"),
+        (place + 1, r"sav_000003_manual\.json: a JSON without its video"),
+        (-1, r"b/sav_000004\.mp4: sav_000004\.mp4 is in several sub-folders; .*a/sav_000004\.mp4 is the one in use"),
+    ):
+        with pytest.raises(DataError, match=message):
+            source[index]
+    for index in set(range(len(source))) - set(source.bad):
+        assert source[index].key == source.key_of(index) and source.text_size_of(index) == (1, 0)
+    assert source.text_size_of(place) is None and source.image_of(place) == tmp_path / "a" / "sav_000002.mp4"
+    assert source.annotation_of(0).endswith("sav_000001_manual.json")
+
+
+def test_a_json_in_another_folder_is_used_and_its_second_copy_named(tmp_path, write):
+    for place in ("a", "b"):
+        write(f"{place}/sav_000001", {"manual": ["x"]})
+    (tmp_path / "a" / "sav_000001.mp4").unlink()
+    source = SAVSource(tmp_path)
+    assert source[0].image1.path == tmp_path / "b" / "sav_000001.mp4" and source.annotation_of(0).count("/b/") == 1
+    assert [error.reason for error in source.bad.values()] == ["duplicate key"]
 
 
 def test_a_malformed_mask_is_an_error_when_decoded_not_when_built(tmp_path, write):

@@ -1,0 +1,155 @@
+"""One record, read whole: every problem it has, and its measures.
+
+A record has a problem here exactly when `make_sample` refuses it (with all of its regions): the same readers decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from maskcap.data.bad_samples import BadSample
+from maskcap.data.checks.statistics import Statistics
+from maskcap.data.images import nearest_indices, read_image
+from maskcap.data.record import ImageRef, Record, Region
+from maskcap.data.rle import decode_mask
+from maskcap.data.rle_resize import decode_resized
+from maskcap.data.source_facts import annotation_of, key_of
+from maskcap.data.sources.lenient import problems_of
+from maskcap.errors import DataError, MaskDecodeError
+
+
+@dataclass(frozen=True)
+class Grids:
+    """image_size: S of the S × S masks that models get; grid: cells a side of their token grid."""
+
+    image_size: int = 1024
+    grid: int = 16
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A record that was read (None: it could not be), and what is wrong with it."""
+
+    record: Record | None
+    problems: tuple[BadSample, ...]
+
+
+def inspect_record(source: Sequence[Record], index: int, grids: Grids, into: Statistics) -> Inspected:
+    """Read record `index` with every image and mask, and count it `into` the statistics.
+
+    Errors become problems, all of them; messages name the annotation file where the source knows it. Cost: that of
+    decoding the image whole and each mask once at S × S.
+    """
+    into.counts["records"] += 1
+    record = None
+    try:
+        record = source[index]
+    except DataError as error:
+        key, errors = key_of(source, index), list(problems_of(error))
+    else:
+        key, errors = record.key, list(_problems(record, grids, into))
+    annotation = annotation_of(source, index)
+    problems = tuple(BadSample(key, error.reason, _with_file(str(error), annotation)) for error in errors)
+    into.counts["bad_records"] += bool(problems)
+    for problem in problems:
+        into.note(problem)
+    return Inspected(record, problems)
+
+
+def _problems(record: Record, grids: Grids, into: Statistics) -> Iterator[DataError]:
+    key, regions1, regions2 = record.key, record.regions1, record.regions2
+    into.counts["regions"] += len(regions1)
+    into.histograms["regions_per_record"].add([len(regions1)])
+    if not regions1:
+        yield DataError(f"{key}: the record has no regions; its source should have left it out.", "no regions")
+    if (record.image2 is None) != (regions2 is None):
+        yield DataError(f"{key}: a pair needs both image2 and regions2.")
+    yield from _image(record.image1, key, into)
+    for region in regions1:
+        yield from _texts(region, key, into)
+        yield from _mask(region, record.image1, f"{key}, region {region.id}", grids, into)
+    if record.image2 is None or regions2 is None:
+        return
+    into.counts["pairs"] += 1
+    if len(regions2) != len(regions1):
+        yield DataError(
+            f"{key}: {len(regions1)} regions in the first frame, {len(regions2)} in the second; a pair shows the same "
+            "objects in the same order."
+        )
+    yield from _image(record.image2, f"{key}, other frame", into)
+    for region in regions2:
+        yield from _mask(region, record.image2, f"{key}, other frame, region {region.id}", grids, into)
+
+
+def _image(ref: ImageRef, where: str, into: Statistics) -> Iterator[DataError]:
+    try:
+        read_image(ref, key=where)
+    except DataError as error:
+        yield error
+        return
+    into.counts["images"] += 1
+    into.histograms["height"].add([ref.height])
+    into.histograms["width"].add([ref.width])
+    into.histograms["aspect_ratio"].add([ref.width / ref.height])
+
+
+def _texts(region: Region, key: str, into: Statistics) -> Iterator[DataError]:
+    captions, questions = region.captions, region.questions
+    into.counts["captions"] += len(captions)
+    into.counts["regions_with_captions"] += bool(captions)
+    into.counts["questions"] += sum(question is not None for question in questions)
+    into.histograms["captions_per_region"].add([len(captions)])
+    into.histograms["caption_words"].add(len(caption.split()) for caption in captions)
+    for number, caption in enumerate(captions):
+        if not caption.strip():
+            message = f"{key}: caption {number} of region {region.id!r} is empty; write one or remove it."
+            yield DataError(message, "empty caption")
+    if captions and questions and len(questions) != len(captions):
+        yield DataError(
+            f"{key}: region {region.id!r} has {len(captions)} captions and {len(questions)} questions; give one "
+            "question for each caption or none at all."
+        )
+
+
+def _mask(region: Region, ref: ImageRef, where: str, grids: Grids, into: Statistics) -> Iterator[DataError]:
+    size = grids.image_size
+    try:
+        mask_SS, area = decode_resized(region.mask, ref.height, ref.width, size, key=where)
+    except MaskDecodeError as error:
+        yield MaskDecodeError(str(error), _kind(region) if error.reason == MaskDecodeError.reason else error.reason)
+        return
+    into.counts["masks"] += 1
+    if not area:
+        into.counts["empty_masks"] += 1
+        yield DataError(
+            f"{where}: the mask is empty: there is nothing to describe or to segment. Remove the region from the "
+            "annotation, or correct its mask.",
+            "empty mask",
+        )
+        return
+    into.histograms["mask_area"].add([area / (ref.height * ref.width)])
+    if not mask_SS.any():
+        from maskcap.data.sample import shrink_mask
+
+        into.counts["kept_as_one_pixel"] += 1
+        mask_SS = shrink_mask(decode_mask(region.mask, ref.height, ref.width), size)
+    into.counts["vanish_on_grid"] += not pool_mask(mask_SS, grids.grid).any()
+
+
+def pool_mask(mask_SS: np.ndarray, grid: int) -> np.ndarray:
+    """`pool_masks(…, mode="nearest")` of one mask (S, S) without torch: uint8 (G, G)."""
+    rows = nearest_indices(mask_SS.shape[0], grid)
+    return mask_SS[rows][:, nearest_indices(mask_SS.shape[1], grid)]
+
+
+def _kind(region: Region) -> str:
+    if isinstance(region.mask, np.ndarray):
+        return "malformed bitmap"
+    return "malformed polygon" if isinstance(region.mask, (list, tuple)) else "malformed RLE"
+
+
+def _with_file(message: str, annotation: str | None) -> str:
+    return message if annotation is None or annotation in message else f"{message} Annotated in {annotation}."
