@@ -136,6 +136,8 @@ def test_malformed_input_is_an_error_with_the_key(name):
     with pytest.raises(MaskDecodeError) as caught:
         decode_mask(segmentation, 5, 7, key="sa1b/train/42")
     assert str(caught.value).startswith("sa1b/train/42: ") and problem in str(caught.value)
+    kinds = {dict: "malformed RLE", list: "malformed polygon", np.ndarray: "malformed bitmap"}
+    assert caught.value.reason == kinds.get(type(segmentation), "malformed mask")
 
 
 @pytest.mark.parametrize("size", [(0, 7), (5, 0), (-5, 7), (5.0, 7), (True, 7), (MAX_PIXELS, 2), (10**5000, 2)])
@@ -153,72 +155,3 @@ def test_encode_refuses_what_is_no_mask():
     for mask in (np.zeros((2, 3, 4)), np.zeros((0, 3)), np.full((2, 3), 2)):
         with pytest.raises(MaskDecodeError):
             encode_mask(mask)
-
-
-def _mutate(counts: bytes, rng: np.random.Generator) -> bytes:
-    data = bytearray(counts)
-    for _ in range(rng.integers(1, 4)):
-        place = int(rng.integers(0, len(data) + 1))
-        action = rng.integers(0, 4)
-        if action == 0:
-            data[place:place] = bytes(rng.integers(0, 256 if rng.random() < 0.3 else 112, rng.integers(1, 4)).tolist())
-        elif action == 1:
-            del data[place : place + int(rng.integers(1, 4))]
-        elif action == 2 and place < len(data):
-            data[place] = int(rng.integers(48, 112))
-        else:
-            del data[place:]
-    return bytes(data)
-
-
-def test_mutated_count_strings_are_errors_or_what_pycocotools_says():
-    rng = np.random.default_rng(2)
-    survived = refused = 0
-    for mask in _random_masks(rng, 3000):
-        rle = {"size": list(mask.shape), "counts": _mutate(_coco_rle(mask)["counts"], rng)}
-        try:
-            decoded = decode_mask(rle, *mask.shape, key="k")
-        except MaskDecodeError as error:
-            assert str(error).startswith("k: ")
-            refused += 1
-            continue
-        # Whatever passes is well formed, so that pycocotools may see it.
-        np.testing.assert_array_equal(decoded, coco_mask.decode(rle))
-        survived += 1
-    assert refused > 1000 and survived > 50
-
-
-def test_mutated_values_are_errors_or_masks():
-    rng = np.random.default_rng(3)
-    odd = [
-        None,
-        True,
-        -1,
-        0,
-        1,
-        2**31,
-        2**63,
-        10**400,
-        0.5,
-        float("nan"),
-        float("-inf"),
-        1e300,
-        "1",
-        b"1",
-        [],
-        {},
-        "\x00",
-    ]
-    for _ in range(3000):
-        runs: list = [7, 3, 2, 3, 20]
-        polygon: list = [1.0, 1.0, 5.0, 1.0, 5.0, 4.0, 1.0, 4.0]
-        size: list = [5, 7]
-        for values in (runs, polygon, size):
-            for _ in range(rng.integers(0, 3)):
-                values[int(rng.integers(len(values)))] = odd[int(rng.integers(len(odd)))]
-        for segmentation in ({"size": size, "counts": runs}, [polygon], [[1, 1, 5, 1, 5, 4], polygon], polygon):
-            try:
-                mask = decode_mask(segmentation, 5, 7)
-            except MaskDecodeError:
-                continue
-            assert mask.shape == (5, 7) and set(np.unique(mask)) <= {0, 1}

@@ -46,7 +46,8 @@ def read_annotation(content: Any, where: object) -> SA1BAnnotation:
     if not annotations:
         raise DataError(f"{where}: the image has no annotations. Remove the image and its JSON.", "no regions")
     for i, annotation in enumerate(annotations):
-        field(annotation, "segmentation", f"{where}, annotation {annotation.get('id', i)}")
+        if "segmentation" not in annotation:
+            field(annotation, "segmentation", f"{where}, annotation {annotation.get('id', i)}")
     height, width = (integer(field(image, side, where), side, where) for side in ("height", "width"))
     name = image.get("file_name")
     return SA1BAnnotation(height, width, annotations, name if isinstance(name, str) else None)
@@ -62,9 +63,9 @@ def make_regions(
 
     Raises DataError for an annotation without a number that a filter needs.
     """
-    kept = []
+    kept, limits = [], filters.active
     for annotation in annotations:
-        failed = _first_failed(annotation, filters, where)
+        failed = _first_failed(annotation, limits, where) if limits else None
         if failed is None:
             kept.append(annotation)
         elif skipped is not None:
@@ -72,9 +73,9 @@ def make_regions(
     return tuple(Region(mask=a["segmentation"], captions=(), id=str(a.get("id", i))) for i, a in enumerate(kept))
 
 
-def _first_failed(annotation: Mapping[str, Any], filters: SA1BFilters, where: object) -> str | None:
+def _first_failed(annotation: Mapping[str, Any], limits: Mapping[str, float], where: object) -> str | None:
     """The first filter that the region fails, or None."""
-    for name, limit in filters.active.items():
+    for name, limit in limits.items():
         value = annotation.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise DataError(
