@@ -10,6 +10,7 @@ from PIL import Image
 
 from maskcap.data import sample as sample_module
 from maskcap.data.record import Record
+from maskcap.data.rle import encode_mask
 from maskcap.errors import ConfigError, DataError, ImageDecodeError, MaskDecodeError
 
 
@@ -66,6 +67,16 @@ def test_at_its_own_size_nothing_is_resampled(image_ref, region):
     sample = make_sample(record, rng(), image_size=24)
     assert np.array_equal(sample.image1.permute(1, 2, 0).numpy(), np.asarray(Image.open(record.image1.path)))
     assert np.array_equal(sample.mask1[0].numpy(), box("r1", 24, 24))
+
+
+def test_a_resized_copy_serves_with_masks_of_the_original(record, tmp_path):
+    """What shards of resized images hold: pixels of 16 × 16, masks and size of 24 × 32."""
+    whole = make_sample(record, rng(), image_size=16, regions_per_image=None)
+    Image.fromarray(whole.image1.permute(1, 2, 0).numpy()).save(tmp_path / "small.png")
+    stored = replace(record, image1=replace(record.image1, path=tmp_path / "small.png", stored=(16, 16)))
+    sample = make_sample(stored, rng(), image_size=16, regions_per_image=None)
+    assert torch.equal(sample.image1, whole.image1) and torch.equal(sample.mask1, whole.mask1)
+    assert sample.size == (24, 32) and sample.image1.is_contiguous()
 
 
 def test_regions_are_drawn_without_replacement_and_all_come_up(record):
@@ -143,20 +154,28 @@ def test_pairs_show_the_same_regions(image_ref, region):
 
 def test_empty_caption_names_key_and_region(record):
     bad = replace(record, regions1=(replace(record.regions1[0], captions=("fine", "  ")),))
-    with pytest.raises(DataError, match=r"tiny/train/7: caption 1 of region 'r0' is empty"):
+    with pytest.raises(DataError, match=r"tiny/train/7: caption 1 of region 'r0' is empty") as caught:
         make_sample(bad, rng(), image_size=8)
+    assert caught.value.reason == "empty caption"
 
 
 def test_an_empty_mask_names_key_and_region(record):
     empty = np.zeros((24, 32), np.uint8)
-    bad = replace(record, regions1=(replace(record.regions1[0], mask=empty),))
-    with pytest.raises(DataError, match=r"tiny/train/7: the mask of region 'r0' is empty.*Remove the region"):
-        make_sample(bad, rng(), image_size=8)
+    for mask in (empty, {"size": [24, 32], "counts": [24 * 32]}):
+        bad = replace(record, regions1=(replace(record.regions1[0], mask=mask),))
+        with pytest.raises(
+            DataError, match=r"tiny/train/7: the mask of region 'r0' is empty.*Remove the region"
+        ) as caught:
+            make_sample(bad, rng(), image_size=8)
+        assert caught.value.reason == "empty mask"
 
 
-def test_a_region_between_the_resized_pixels_stays_as_one(record):
+@pytest.mark.parametrize("as_rle", [True, False])
+def test_a_region_between_the_resized_pixels_stays_as_one(record, as_rle):
     speck = np.zeros((24, 32), np.uint8)
     speck[13, 21:23] = speck[14, 22] = 1  # 8 × 8 samples rows 0, 3, … and columns 0, 4, …
+    if as_rle:
+        speck = encode_mask(speck)
     small = replace(record, regions1=(replace(record.regions1[0], mask=speck), record.regions1[1]))
     sample = make_sample(small, rng(), image_size=8, regions_per_image=None)
     assert torch.nonzero(sample.mask1[0]).tolist() == [[13 * 8 // 24, 22 * 8 // 32]]
@@ -165,8 +184,9 @@ def test_a_region_between_the_resized_pixels_stays_as_one(record):
 
 
 def test_wrong_records_are_named(record, region):
-    with pytest.raises(DataError, match="tiny/train/7: the record has no regions"):
+    with pytest.raises(DataError, match="tiny/train/7: the record has no regions") as caught:
         make_sample(replace(record, regions1=()), rng(), image_size=8)
+    assert caught.value.reason == "no regions"
     with pytest.raises(DataError, match="tiny/train/7: a pair needs both"):
         make_sample(replace(record, image2=record.image1), rng(), image_size=8)
     with pytest.raises(DataError, match="6 regions in the first frame, 1 in the second"):
