@@ -49,6 +49,8 @@ def run(config: DictConfig) -> float | None:
     from maskcap.cli.train import TRAIN_SCHEMA
     from maskcap.config import check_config, require_values
 
+    if "_target_" in (config.data or {}):
+        use_shards(config, training=False)
     require_values(config)
     checkpoint = checkpoint_file(config.checkpoint, config.paths.runs)
     trained = run_config(checkpoint)
@@ -57,7 +59,7 @@ def run(config: DictConfig) -> float | None:
             f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
         )
     merged = merge(trained, config, HydraConfig.get().overrides.task)
-    use_shards(merged)
+    use_shards(merged, training=False)
     checked = check_config(merged, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
 

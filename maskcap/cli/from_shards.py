@@ -13,30 +13,32 @@ SOURCE = "maskcap.data.shards.source.ShardSource"
 VAL_FRACTION = 0.02
 
 
-def use_shards(config: DictConfig) -> None:
+def use_shards(config: DictConfig, *, training: bool = True) -> None:
     """Replace `config.data`'s sources by its `shards` and `val_shards`, in place; without them nothing changes.
 
     shards: every training source becomes one, `main`, that reads them. val_shards: likewise for validation. Without
     val_shards, validation stays as it is where its files are known (`data.root` is given), and is otherwise the
-    last `data.val_fraction` of the shards' images. Both keys are removed, and so are keys of `data` that only the
-    replaced sources read (`data.root`, `data.split` …).
+    last `data.val_fraction` of the shards' images (the training images where `val_split` is the training split). Both
+    keys are removed, and so are keys of `data` that only the replaced sources read (`data.root`, `data.split` …).
+    training: whether the training sources are needed; without it, val_shards leave no other source.
     """
-    from omegaconf import OmegaConf
-
     data = config.data
     shards, val_shards = (_take(data, name) for name in ("shards", "val_shards"))
     if shards is None and val_shards is None:
         return
     before = interpolated(_raw(config))
     fraction = data.val_fraction if "val_fraction" in data else VAL_FRACTION
-    needs_root = "root" not in data or OmegaConf.is_missing(data, "root")
     if val_shards is not None:
         _set(data, "val", {"main": {"source": _source(val_shards)}})
-    if shards is not None:
-        held_out = val_shards is None and needs_root
+    if val_shards is not None and not training:
+        _drop(data, "shards")  # data=shards demands it, for training
+        _set(data, "train", {})
+    elif shards is not None:
+        held_out = val_shards is None and data.get("root") is None
         _set(data, "train", {"main": {"source": _part(shards, "train", fraction) if held_out else _source(shards)}})
         if held_out:
-            _set(data, "val", {"main": {"source": _part(shards, "val", fraction)}})
+            same = data.get("val_split") is not None and data.val_split == data.get("split")  # debug=overfit
+            _set(data, "val", {"main": {"source": _part(shards, "train" if same else "val", fraction)}})
     _forget_unread(config, before)
 
 
@@ -48,6 +50,14 @@ def _take(data: DictConfig, name: str) -> Any:
         return None
     with open_dict(data):
         return data.pop(name)
+
+
+def _drop(data: DictConfig, name: str) -> None:
+    from omegaconf import open_dict
+
+    if name in set(map(str, data)):
+        with open_dict(data):
+            del data[name]
 
 
 def _set(data: DictConfig, name: str, sources: dict[str, Any]) -> None:
@@ -73,8 +83,6 @@ def _part(shards: Any, part: str, fraction: float) -> dict[str, Any]:
 
 def _forget_unread(config: DictConfig, before: set[str]) -> None:
     """Remove the keys of `data` that something read before, and nothing reads now; arguments of the target stay."""
-    from omegaconf import open_dict
-
     from maskcap.signatures import locate, signature
 
     target = locate(config.data["_target_"], "data", config.get("trusted_targets") or [])
@@ -82,12 +90,12 @@ def _forget_unread(config: DictConfig, before: set[str]) -> None:
     variables = {name for name in map(str, config.data) if f"data.{name}" in before or name == "val_fraction"}
     while True:
         read = interpolated(_raw(config))
-        unread = [name for name in variables - set(arguments) if name in config.data and f"data.{name}" not in read]
+        there = variables & set(map(str, config.data))  # `in` denies keys whose value is missing
+        unread = [name for name in there - set(arguments) if f"data.{name}" not in read]
         if not unread:
             return
         for name in unread:
-            with open_dict(config.data):
-                config.data.pop(name)
+            _drop(config.data, name)
 
 
 def _raw(config: DictConfig) -> Any:

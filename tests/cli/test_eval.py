@@ -7,6 +7,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from maskcap.cli.eval import merge
+from maskcap.cli.from_shards import use_shards
 from maskcap.cli.launch import conf_folder
 from maskcap.cli.train import TRAIN_SCHEMA
 from maskcap.config import check_config
@@ -15,12 +16,17 @@ from maskcap.errors import ConfigError
 
 def composed(name: str, *overrides: str) -> DictConfig:
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        return compose(name, overrides=[*overrides, "paths.run=/nowhere/run"])
+        config = compose(name, overrides=[*overrides, "paths.run=/nowhere/run"])
+    if "_target_" in config.data:
+        use_shards(config, training=name == "train")  # as the commands do
+    return config
 
 
 def merged(*overrides: str, trained: tuple[str, ...] = ()) -> DictConfig:
     given = composed("eval", "checkpoint=x.ckpt", *overrides)
-    return merge(composed("train", *trained), given, overrides)
+    config = merge(composed("train", *trained), given, overrides)
+    use_shards(config, training=False)
+    return config
 
 
 REFCOCO = ("data=refcoco", "data.root=/nowhere")
@@ -70,3 +76,11 @@ def test_data_without_splits_has_none_to_choose_from():
     trained = composed("train", "~data.val_split", "data.val.main.source.split=x", "data.val.content.source.split=x")
     with pytest.raises(ConfigError, match="no `val_split`"):
         merge(trained, composed("eval", "checkpoint=x.ckpt", "split=val"))
+
+
+@pytest.mark.parametrize("overrides", [("data=shards",), ("data=refcoco",), ()])
+def test_shards_take_the_validation_sets_place(overrides: tuple[str, ...]):
+    config = merged(*overrides, "data.val_shards=/s")
+    check_config(config, TRAIN_SCHEMA)
+    assert list(config.data.val) == ["main"] and config.data.val.main.source.shards == "/s"
+    assert config.data.train == {}

@@ -57,3 +57,5 @@ def test_validation_on_shards_needs_no_files():
 def test_the_demo_and_overfit_take_shards():
     for overrides in (["data.shards=/s"], ["experiment=sa1b", "debug=overfit", "data.shards=/s"]):
         check_config(composed(*overrides), TRAIN_SCHEMA)
+    overfit = composed("experiment=sa1b", "debug=overfit", "data.shards=/s").data
+    assert overfit.val == overfit.train
