@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from maskcap.cli.data_alone import SETS, data_alone
 from maskcap.cli.launch import launch
 from maskcap.config import Node, Schema
 from maskcap.errors import ConfigError, DataError
@@ -32,8 +33,6 @@ CHECK_SCHEMA: Schema = {
     "paths": {"data": str, "runs": str, "run": str},
     "data": Node(),
 }
-_OF_TRAINING = ("module", "callbacks")  # what the demo's data brings for train.py
-_SETS = ("train", "val", "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -72,31 +71,13 @@ def run(config: DictConfig) -> int:
     return sum(report.statistics.counts["problems"] for report in reports.values())
 
 
-def data_alone(config: DictConfig) -> DictConfig:
-    """Without what the demo's data brings for training and its limits; `data.shards=…` in the place of the files."""
-    from omegaconf import OmegaConf
-
-    from maskcap.cli.from_shards import use_shards
-
-    values: Any = OmegaConf.to_container(config, resolve=False)
-    values = {key: value for key, value in values.items() if key not in _OF_TRAINING}
-    for key in ("limit_train", "limit_val"):
-        limit = values["data"].get(key)
-        if limit is not None:
-            log.info("data.%s=%s is for training; limit=%s would check the first records only", key, limit, limit)
-            values["data"][key] = None
-    alone: Any = OmegaConf.create(values)
-    use_shards(alone)
-    return alone
-
-
 def _check_options(values: Mapping[str, Any]) -> None:
     for name, least in (("workers", 0), ("limit", 1), ("grid", 1)):
         if values[name] is not None and values[name] < least:
             raise ConfigError(f"{name}={values[name]}: needs at least {least}")
     for name in values["sets"]:
-        if name not in _SETS:
-            raise ConfigError(f"sets: there is no set {name!r}; sets are {', '.join(_SETS)}")
+        if name not in SETS:
+            raise ConfigError(f"sets: there is no set {name!r}; sets are {', '.join(SETS)}")
 
 
 def _sources(data: Any, sets: Sequence[str], limit: int | None) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from maskcap.cli.data_alone import SETS, data_alone
 from maskcap.cli.launch import launch
 from maskcap.config import Node, Schema
 from maskcap.errors import ConfigError
@@ -37,8 +38,6 @@ SHARD_SCHEMA: Schema = {
     "paths": {"data": str, "runs": str, "run": str},
     "data": Node(),
 }
-_OF_TRAINING = ("module", "callbacks")  # what the demo's data brings for train.py
-_SETS = ("train", "val", "test")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -55,11 +54,11 @@ def run(config: DictConfig) -> None:
     from maskcap.data.shards.plan import ShardOptions
     from maskcap.data.shards.write import write_shards
 
-    checked = check_config(_data_alone(config), SHARD_SCHEMA)
+    checked = check_config(data_alone(config), SHARD_SCHEMA)
     names = ("resize", "quality", "groups_per_shard", "check")
     options = ShardOptions(**{name: checked[name] for name in names})
-    if checked["set"] not in _SETS:
-        raise ConfigError(f"set={checked['set']}: sets are {', '.join(_SETS)}")
+    if checked["set"] not in SETS:
+        raise ConfigError(f"set={checked['set']}: sets are {', '.join(SETS)}")
     started = time.perf_counter()
     data = checked.build("data")
     data.prepare_data()
@@ -74,23 +73,6 @@ def run(config: DictConfig) -> None:
         on_bad_sample=checked["on_bad_sample"],
     )
     _report(done, checked["out"], time.perf_counter() - started)
-
-
-def _data_alone(config: DictConfig) -> DictConfig:
-    """Without what the demo's data brings for training, and its limits; `data.shards=…` in the place of the files."""
-    from omegaconf import OmegaConf
-
-    from maskcap.cli.from_shards import use_shards
-
-    values: Any = OmegaConf.to_container(config, resolve=False)
-    values = {key: value for key, value in values.items() if key not in _OF_TRAINING}
-    for key in ("limit_train", "limit_val"):
-        if values["data"].get(key) is not None:
-            log.info("data.%s=%s is for training; limit=… writes the first records only", key, values["data"][key])
-            values["data"][key] = None
-    alone: Any = OmegaConf.create(values)
-    use_shards(alone)
-    return alone
 
 
 def _source(sources: dict[str, Sequence[Record]], part: str, name: str | None, limit: int | None) -> Sequence[Record]:

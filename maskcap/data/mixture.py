@@ -111,9 +111,9 @@ class Mixture:
         blocks, window = self.blocks.get(name), self.shuffle_window
         if blocks is None or window is None or window >= len(blocks):
             return rng.permutation(self.lengths[name])
-        ends = np.cumsum(np.asarray(blocks, np.int64))
+        ends = [int(end) for end in np.cumsum(np.asarray(blocks, np.int64))]
         assert ends[-1] == self.lengths[name], "blocks do not add up to their source"
-        shuffled = rng.permutation(len(blocks))
+        shuffled = rng.permutation(len(blocks)).tolist()
         windows = [
             np.concatenate([np.arange(ends[block] - blocks[block], ends[block]) for block in shuffled[i : i + window]])
             for i in range(0, len(blocks), window)

@@ -13,8 +13,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from maskcap.cli.check import CHECK_SCHEMA, data_alone
+from maskcap.cli.check import CHECK_SCHEMA
 from maskcap.cli.check import main as check
+from maskcap.cli.data_alone import data_alone
 from maskcap.cli.launch import conf_folder
 from maskcap.config import check_config
 from maskcap.data.scenes import make_scenes

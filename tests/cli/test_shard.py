@@ -128,13 +128,13 @@ def test_out_must_be_given(command, capsys: pytest.CaptureFixture[str]):
 
 @pytest.mark.parametrize("data", sorted(path.stem for path in (conf_folder() / "data").glob("*.yaml")))
 def test_every_data_set_composes(data: str):
-    from maskcap.cli.shard import _data_alone
+    from maskcap.cli.data_alone import data_alone
 
     given = [f"data={data}", "out=/nowhere", "paths.run=/nowhere"]
     given += [] if data in ("demo", "shards") else ["data.root=/nowhere"]
     given += ["data.shards=/nowhere"] if data == "shards" else []
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        checked = check_config(_data_alone(compose("shard", overrides=given)), SHARD_SCHEMA)
+        checked = check_config(data_alone(compose("shard", overrides=given)), SHARD_SCHEMA)
     assert checked["groups_per_shard"] == 1000
 
 

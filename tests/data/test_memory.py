@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,11 @@ import pytest
 from maskcap.data.drawing import SampleOptions
 from maskcap.data.loader import LoaderOptions, TrainLoader
 from maskcap.data.mixture import Mixture
+from maskcap.data.record import Record
 from maskcap.data.scenes import make_scenes
+from maskcap.data.shards import ShardSource
+from maskcap.data.shards.plan import ShardOptions
+from maskcap.data.shards.write import write_shards
 from maskcap.data.sources import OspreySource, RefCOCOSource, SA1BSource, SAVSource
 
 SAMPLES, WARM_UP, BATCH = 50_000, 5_000, 50
@@ -25,13 +30,15 @@ def resident(pid: int) -> int:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's /proc")
 def test_a_workers_memory_is_flat(tmp_path):
     make_scenes(tmp_path, seed=0, train=40, val=2, size=64, workers=0)
-    sources = {
+    sources: dict[str, Sequence[Record]] = {
         "refcoco": RefCOCOSource(tmp_path),
         "osprey": OspreySource(tmp_path / "osprey" / "osprey_detail_description.json", tmp_path / "coco"),
         "sa1b": SA1BSource(tmp_path),
         "sav": SAVSource(tmp_path),
     }
-    weights = {"refcoco": 1.0, "osprey": 1.0, "sa1b": 1.0, "sav": 0.3}
+    write_shards(sources["osprey"], tmp_path / "shards", ShardOptions(groups_per_shard=10), workers=0)
+    sources["shards"] = ShardSource(tmp_path / "shards")
+    weights = {"refcoco": 1.0, "osprey": 1.0, "sa1b": 1.0, "sav": 0.3, "shards": 1.0}
     mixture = Mixture({name: len(source) for name, source in sources.items()}, weights, 0, SAMPLES)
     options = SampleOptions(image_size=16, regions_per_image=2)
     before = set(multiprocessing.active_children())

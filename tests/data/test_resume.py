@@ -18,6 +18,9 @@ from maskcap.data.loader import LoaderOptions, TrainLoader
 from maskcap.data.mixture import Mixture
 from maskcap.data.record import Record
 from maskcap.data.scenes import make_scenes
+from maskcap.data.shards import ShardSource
+from maskcap.data.shards.plan import ShardOptions
+from maskcap.data.shards.write import write_shards
 from maskcap.data.sources import RefCOCOSource, SA1BSource
 
 EPOCH = 2
@@ -29,13 +32,16 @@ SAMPLES = SampleOptions(image_size=16, regions_per_image=2)
 def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     make_scenes(folder, seed=0, train=7, val=2, size=64, workers=0)
+    write_shards(SA1BSource(folder), folder / "shards", ShardOptions(groups_per_shard=3), workers=0)
     return folder
 
 
 def train_loader(root: Path, *, workers: int, rank: int, world: int, size: int) -> TrainLoader:
-    sources: list[Sequence[Record]] = [RefCOCOSource(root), SA1BSource(root)]
-    lengths = {"words": len(sources[0]), "masks": len(sources[1])}
-    mixture = Mixture(lengths, {"words": 2.0, "masks": 1.0}, 5, STEPS * size * world - 1)  # the last batch is short
+    shards = ShardSource(root / "shards")
+    sources: list[Sequence[Record]] = [RefCOCOSource(root), shards]
+    lengths = {"words": len(sources[0]), "masks": len(shards)}
+    samples = STEPS * size * world - 1  # the last batch is short
+    mixture = Mixture(lengths, {"words": 2.0, "masks": 1.0}, 5, samples, {"masks": shards.blocks}, shuffle_window=2)
     return TrainLoader(sources, mixture, SAMPLES, LoaderOptions(size, workers, rank=rank, world=world))
 
 
