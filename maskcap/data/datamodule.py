@@ -179,6 +179,8 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         lengths = {name: len(source) for name, source in sources.items()}
         weights, whole = shares(self._entries["train"], lengths, self.temperature)
         blocks = {name: found for name, source in sources.items() if (found := blocks_of(source)) is not None}
+        if self.shuffle_window is not None and not blocks:
+            logger.warning("data.shuffle_window=%d has no effect: no source lies in shards", self.shuffle_window)
         mixture = Mixture(lengths, weights, self.seed, self.samples_per_epoch or whole, blocks, self.shuffle_window)
         overfit = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
         loader = TrainLoader(

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from typing import overload
 
+import numpy as np
+
 from maskcap.data.record import Record
 from maskcap.data.source_facts import (
     annotation_of,
@@ -62,9 +64,17 @@ class RecordSubset(Sequence[Record]):
 
     @property
     def blocks(self) -> Sequence[int] | None:
-        """Records in each shard of the source under it; None when this is a part of it only."""
-        whole = isinstance(self._indices, range) and self._indices == range(len(self.source))
-        return blocks_of(self.source) if whole else None
+        """How many of these records lie in each shard of the source under it, shards without any left out.
+
+        None where that source has no shards, or the records are not in its order.
+        """
+        blocks = blocks_of(self.source)
+        indices = np.asarray(self._indices)
+        if blocks is None or (np.diff(indices) < 0).any():
+            return None
+        shards = np.searchsorted(np.cumsum(blocks), indices, side="right")
+        counts = np.bincount(shards, minlength=len(blocks))
+        return counts[counts > 0].tolist()
 
     def image_of(self, index: int) -> Hashable:
         """What tells the images of records apart."""

@@ -108,7 +108,8 @@ def test_a_subset_says_what_its_source_says_of_the_same_records(telling):
 
 def test_shards_are_known_while_the_source_is_whole(telling, tiny_source):
     for limit in (5, 9):
-        assert blocks_of(RecordSubset(telling, range(limit))) == (2, 1, 2)
-    assert blocks_of(RecordSubset(telling, range(4))) is None
+        assert blocks_of(RecordSubset(telling, range(limit))) == [2, 1, 2]
+    assert blocks_of(RecordSubset(telling, range(4))) == [2, 1, 1]
+    assert blocks_of(RecordSubset(telling, [1, 3, 4])) == [1, 2]
     assert blocks_of(RecordSubset(telling, [1, 0, 2, 3, 4])) is None
     assert blocks_of(RecordSubset(tiny_source(3), range(3))) is None
