@@ -79,9 +79,9 @@ class BadSampleLog:
         self._drawn = 0
         self.counts: Counter[str] = Counter()
 
-    def add(self, bad: Sequence[BadSample], good: int) -> None:
-        """Note a batch of `good` samples for which `bad` ones were passed over. Raises DataError past the fraction."""
-        self._drawn += good + len(bad)
+    def add(self, bad: Sequence[BadSample], drawn: int) -> None:
+        """Note a batch of `drawn` samples, of which `bad` were replaced. Raises DataError past the fraction."""
+        self._drawn += drawn
         if not bad:
             return
         self.counts.update(sample.reason for sample in bad)
@@ -94,11 +94,12 @@ class BadSampleLog:
         if self._policy.file is not None:
             append_bad_samples(self._policy.file, (sample for _, sample in new))
         total, most = self.counts.total(), self._policy.max_bad_fraction
-        if total > most * max(self._drawn, self._least):
+        of = max(self._drawn, self._least)
+        if total > most * of:
             listed = f"{self._policy.file} lists them" if self._policy.file else "the log names the first"
             raise DataError(
                 f"{self._where}: {total} of {self._drawn} samples drawn are bad ({self.summary()}), more than "
-                f"data.max_bad_fraction={most} allows; {listed}, `maskcap check` finds every one. The last: "
+                f"data.max_bad_fraction={most} of {of} allows; {listed}, `maskcap check` finds every one. The last: "
                 f"{bad[-1].message}",
                 bad[-1].reason,
             )

@@ -172,7 +172,7 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
             self._usable(part)
 
     def train_dataloader(self) -> TrainLoader:
-        """Batches of the mixture; full ones only. Its `state_dict` resumes inside an epoch."""
+        """Batches of the mixture. Its `state_dict` resumes inside an epoch."""
         sources = self._usable("train")
         if not sources:
             raise ConfigError("data.train names no source: nothing to train on")

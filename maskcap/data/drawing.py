@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,10 +13,10 @@ from maskcap.data.batch import Batch, collate
 from maskcap.data.mixture import Draw, sample_rng
 from maskcap.data.record import Record
 from maskcap.data.sample import Choice, Sample, check_options, make_sample
-from maskcap.data.source_facts import key_of
+from maskcap.data.source_facts import key_of, known_bad
 from maskcap.errors import DataError, MaskcapError
 
-MAX_TRIES = 100  # bad records in a row: then something is wrong with all of them
+MAX_TRIES = 100  # to replace one sample; records known to be bad are none. Then something is wrong with all of them
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,10 @@ class SampleOptions:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What became of a draw: a sample, or the error that ends the run; and the bad samples passed over before it."""
+    """What became of a draw: a sample, or the error that ends the run; `bad`: its own record, where that was bad.
+
+    Further bad ones that stood behind it in the order are counted at their own places.
+    """
 
     made: Sample | MaskcapError
     bad: tuple[BadSample, ...] = ()
@@ -55,21 +58,17 @@ class DrawnSamples(Dataset):
     order: Callable[[int], np.ndarray]
     skip: bool = False
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
+    _known: list[Mapping[int, DataError]] = field(default_factory=list)
 
     def __getitem__(self, draw: Draw) -> Drawn:
         bad: list[BadSample] = []
         for source, index in self._candidates(draw):
             made, key = self._make(source, index, sample_rng(self.seed, draw.epoch, draw.position))
             if isinstance(made, Sample) or not self.skip or not isinstance(made, DataError):
-                return Drawn(made, tuple(bad))
+                return Drawn(made, tuple(bad[:1]))
             bad.append(BadSample.of(key, made))
-        return Drawn(
-            DataError(
-                f"{len(bad)} records in a row are bad, the first: {bad[0].message} `maskcap check` lists every one",
-                bad[0].reason,
-            ),
-            tuple(bad),
-        )
+        message = f"no readable sample in {len(bad)} tries, the first: {bad[0].message} `maskcap check` lists every one"
+        return Drawn(DataError(message, bad[0].reason), tuple(bad[:1]))
 
     def _make(self, source: int, index: int, rng: np.random.Generator) -> tuple[Sample | MaskcapError, str]:
         options = self.options
@@ -90,11 +89,23 @@ class DrawnSamples(Dataset):
             return error, key if key is not None else key_of(self.sources[source], index)
 
     def _candidates(self, draw: Draw) -> Iterator[tuple[int, int]]:
+        """The draw's own record, then those behind it in the order, without the ones known to be bad."""
         yield draw.source, draw.index
-        order_N2 = self._order(draw.epoch)
-        for step in range(1, min(len(order_N2), MAX_TRIES)):
-            source, index = order_N2[(draw.position + step) % len(order_N2)]
-            yield int(source), int(index)
+        order_N2, known, tries = self._order(draw.epoch), self._known_bad(), 1
+        for step in range(1, len(order_N2)):
+            source, index = map(int, order_N2[(draw.position + step) % len(order_N2)])
+            if index in known[source]:
+                continue
+            if tries == MAX_TRIES:
+                return
+            tries += 1
+            yield source, index
+
+    def _known_bad(self) -> list[Mapping[int, DataError]]:
+        """Of each source; asked once, since a part of a source has to gather them."""
+        if not self._known:
+            self._known.extend(known_bad(source) for source in self.sources)
+        return self._known
 
     def _order(self, epoch: int) -> np.ndarray:
         """The epoch's order, kept for the next bad sample; of one epoch at a time."""

@@ -112,29 +112,36 @@ def hold_out(source: Sequence[Record], fraction: float) -> tuple[RecordSubset, R
     """Train and validation parts: the last images with at least `fraction` of the records (one or more) validate.
 
     Whole images (videos) are held out, with all their records wherever these stand, so that none is on both sides; both
-    parts keep the source's order. A source of a single image is cut inside it, with a warning. Raises ConfigError for a
+    parts keep the source's order. Images with a record known to be bad stay in the training part: a lost shard must
+    not be all of the validation. A source of a single image is cut inside it, with a warning. Raises ConfigError for a
     fraction outside (0, 1), DataError when there are fewer than two records.
     """
     if not 0 < fraction < 1:
         raise ConfigError(f"val_fraction={fraction}: needs a number between 0 and 1")
     count, name = len(source), source_name(source)
     if count < 2:
-        raise DataError(f"source {name!r} has {count} records: holding some out for validation needs at least 2")
+        raise DataError(
+            f"source {name!r} has {count} records: holding some out for validation needs at least 2. Add more, or use "
+            "its training part alone"
+        )
     wanted = max(1, round(count * fraction))
     images = [image_of(source, i) for i in range(count)]
     records_of = Counter(images)
     if len(records_of) == 1:
-        logger.warning("source %r: training and validation share the file %s", name, images[0])
+        logger.warning("source %r: training and validation share its only image or video", name)
         cut = max(1, count - wanted)
         return RecordSubset(source, range(cut)), RecordSubset(source, range(cut, count))
     held: set[Hashable] = set()
     held_records = 0
+    bad = {images[i] for i in known_bad(source)}
     for image in reversed(images):
         if held_records >= wanted or len(held) == len(records_of) - 1:
             break
-        if image not in held:
+        if image not in held and image not in bad:
             held.add(image)
             held_records += records_of[image]
+    if not held:
+        raise DataError(f"source {name!r}: every image has a bad record; none is left to hold out for validation")
     train = [i for i in range(count) if images[i] not in held]
     val = [i for i in range(count) if images[i] in held]
     return RecordSubset(source, _compact(train)), RecordSubset(source, _compact(val))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -127,7 +128,7 @@ class TrainLoader:
         return {
             "epoch": self._epoch,
             "samples": min(self._yielded * self._batches.global_size, self._batches.mixture.samples_per_epoch),
-            "order": _order_facts(self._batches.mixture),
+            "order": self._order_facts(),
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -136,7 +137,7 @@ class TrainLoader:
         Raises CheckpointError when that is inside an epoch and the order or the global batch size has changed.
         """
         size, samples = self._batches.global_size, int(state_dict["samples"])
-        now, then = _order_facts(self._batches.mixture), dict(state_dict["order"])
+        now, then = self._order_facts(), dict(state_dict["order"])
         inside = 0 < samples < min(len(self) * size, self._batches.mixture.samples_per_epoch)
         changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
         if inside and changed:
@@ -151,6 +152,20 @@ class TrainLoader:
             )
         self._epoch = int(state_dict["epoch"])
         self._resume_at = self._yielded = min(-(-samples // size), len(self))
+
+    def _order_facts(self) -> dict[str, Any]:
+        """Everything that the order of an epoch follows from, but the epoch."""
+        mixture = self._batches.mixture
+        window = mixture.shuffle_window
+        return {
+            "seed": mixture.seed,
+            "samples_per_epoch": mixture.samples_per_epoch,
+            "sources": {name: [mixture.lengths[name], float(mixture.weights[name])] for name in mixture.lengths},
+            "reshuffle": self._reshuffle,
+            "shuffle_window": window,
+            # A long list of shards, in short; without a window they decide nothing.
+            "shards": 0 if window is None else zlib.crc32(repr(sorted(mixture.blocks.items())).encode()),
+        }
 
 
 class EvalLoader:
@@ -239,11 +254,3 @@ def _checked(batch: Batch | MaskcapError) -> Batch:
 def _report_tiny(count: int, where: str) -> None:
     if count:
         logger.info("%s: %d regions were smaller than a pixel of the resized image; each was kept as one", where, count)
-
-
-def _order_facts(mixture: Mixture) -> dict[str, Any]:
-    return {
-        "seed": mixture.seed,
-        "samples_per_epoch": mixture.samples_per_epoch,
-        "sources": {name: [mixture.lengths[name], float(mixture.weights[name])] for name in mixture.lengths},
-    }

@@ -57,5 +57,20 @@ def test_validation_on_shards_needs_no_files():
 def test_the_demo_and_overfit_take_shards():
     for overrides in (["data.shards=/s"], ["experiment=sa1b", "debug=overfit", "data.shards=/s"]):
         check_config(composed(*overrides), TRAIN_SCHEMA)
-    overfit = composed("experiment=sa1b", "debug=overfit", "data.shards=/s").data
-    assert overfit.val == overfit.train
+    for group in ("experiment=sa1b", "data=shards"):
+        overfit = composed(group, "debug=overfit", "data.shards=/s")
+        assert overfit.data.val == overfit.data.train
+        check_config(overfit, TRAIN_SCHEMA)
+
+
+def test_a_part_held_out_of_the_files_is_not_trusted_to_be_missing_from_the_shards():
+    data = composed("experiment=sa1b", "data.root=/r", "data.shards=/s").data
+    assert data.val.main.source.source.shards == data.train.main.source.source.shards == "/s"
+    assert (data.train.main.source.part, data.val.main.source.part) == ("train", "val") and "root" not in data
+
+
+def test_the_log_says_what_is_replaced(caplog):
+    with caplog.at_level("INFO"):
+        composed("data=mixture", "data.root=/r", "data.shards=/s")
+    assert "replaces a mixture of ['refcoco', 'refcoco_plus', 'osprey']" in caplog.text
+    assert "validation: as configured" in caplog.text

@@ -27,11 +27,11 @@ def test_lines_are_json_in_utf8(tmp_path):
 def test_the_fraction_is_of_all_samples_drawn():
     log = BadSampleLog(BadSamplePolicy("skip", 0.1), "training")
     log.begin(20)
-    log.add([BadSample("a", "r", "m")], 1)
-    log.add([BadSample("b", "r", "m")], 9)  # 2 bad of 12 drawn, taken as 20: a tenth is allowed
+    log.add([BadSample("a", "r", "m")], 2)
+    log.add([BadSample("b", "r", "m")], 10)  # 2 bad of 12 drawn, taken as 20: a tenth is allowed
     log.add([], 8)
-    with pytest.raises(DataError, match=r"training: 3 of 21 samples drawn are bad \(3 r\)"):
-        log.add([BadSample("b", "r", "m")], 0)
+    with pytest.raises(DataError, match=r"training: 3 of 21 samples drawn are bad \(3 r\), more than .*=0.1 of 21"):
+        log.add([BadSample("b", "r", "m")], 1)
     log.begin(20)
     assert log.counts.total() == 0
 

@@ -41,7 +41,7 @@ def test_the_cut_spares_videos():
 def test_a_single_video_is_cut_with_a_warning(caplog):
     with caplog.at_level(logging.WARNING):
         train, val = hold_out(frames(10), 0.2)
-    assert (len(train), len(val)) == (8, 2) and "share the file 0.mp4" in caplog.text
+    assert (len(train), len(val)) == (8, 2) and "share its only image" in caplog.text
 
 
 def test_images_whose_records_are_apart_are_held_out_whole():
@@ -92,3 +92,14 @@ def test_phrases_are_captions_that_single_a_region_out(tiny_source):
     assert source_has_captions(blind) and not source_has_phrases(blind)
     source.has_phrases = False
     assert not RecordSubset(source, range(1)).has_phrases
+
+
+def test_known_bad_records_are_not_what_validates():
+    class Damaged(list):
+        bad = {i: DataError(f"{i}: lost.") for i in (7, 8, 9)}
+
+    train, val = hold_out(Damaged(frames(*[1] * 10)), 0.2)
+    assert [record.image1.path.stem for record in val] == ["5", "6"] and sorted(train.bad) == [5, 6, 7]
+    Damaged.bad = {i: DataError(f"{i}: lost.") for i in range(10)}
+    with pytest.raises(DataError, match="every image has a bad record"):
+        hold_out(Damaged(frames(*[1] * 10)), 0.2)

@@ -122,6 +122,22 @@ def test_changed_data_inside_an_epoch_is_an_error(sources):
     loader(sources, seed=1).load_state_dict(state | {"samples": 0})
 
 
+def test_another_window_of_shards_is_another_order(sources):
+    def windowed(window, blocks=(3, 4)):
+        mixture = Mixture({"a": 7}, {"a": 1.0}, 0, 7, {"a": blocks}, window)
+        return TrainLoader([sources["a"]], mixture, SAMPLES, LoaderOptions(2))
+
+    train = windowed(1)
+    next(iter(train))
+    state = json.loads(json.dumps(train.state_dict()))
+    windowed(1).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="shuffle_window: 1 then, None now"):
+        windowed(None).load_state_dict(state)
+    with pytest.raises(CheckpointError, match="shards: "):
+        windowed(1, (4, 3)).load_state_dict(state)
+    windowed(None, (4, 3)).load_state_dict(windowed(None).state_dict() | {"samples": 2})  # shards decide nothing then
+
+
 def test_an_epoch_without_a_full_batch(sources):
     with pytest.raises(ConfigError, match="an epoch of 3 samples has no full batch of 4"):
         loader(sources, samples=3, size=2, world=2, drop=True)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from maskcap.data.bad_samples import BadSamplePolicy
 from maskcap.data.batch import Batch
 from maskcap.data.drawing import SampleOptions
 from maskcap.data.loader import LoaderOptions, TrainLoader
@@ -33,6 +34,8 @@ def root(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("scenes")
     make_scenes(folder, seed=0, train=7, val=2, size=64, workers=0)
     write_shards(SA1BSource(folder), folder / "shards", ShardOptions(groups_per_shard=3), workers=0)
+    next((folder / "sa1b").glob("*.jpg")).write_bytes(b"no image")  # its shard was written before
+    next(iter(sorted((folder / "coco" / "train2014").glob("*.jpg")))).write_bytes(b"no image")  # to be replaced
     return folder
 
 
@@ -42,14 +45,15 @@ def train_loader(root: Path, *, workers: int, rank: int, world: int, size: int) 
     lengths = {"words": len(sources[0]), "masks": len(shards)}
     samples = STEPS * size * world - 1  # the last batch is short
     mixture = Mixture(lengths, {"words": 2.0, "masks": 1.0}, 5, samples, {"masks": shards.blocks}, shuffle_window=2)
-    return TrainLoader(sources, mixture, SAMPLES, LoaderOptions(size, workers, rank=rank, world=world))
+    options = LoaderOptions(size, workers, rank=rank, world=world)
+    return TrainLoader(sources, mixture, SAMPLES, options, policy=BadSamplePolicy("skip", 1.0))
 
 
 def digest(batch: Batch) -> tuple[list[str], str]:
     """The sample ids, and a hash of everything else that a batch holds."""
     content = hashlib.sha256(batch.image1.numpy().tobytes() + batch.mask1.numpy().tobytes())
     content.update(repr((batch.region_ids, batch.caption, batch.phrase, batch.references, batch.sizes)).encode())
-    content.update(repr((batch.region_image.tolist(), batch.padding)).encode())
+    content.update(repr((batch.region_image.tolist(), batch.padding, batch.bad)).encode())
     return batch.keys, content.hexdigest()
 
 
@@ -145,6 +149,8 @@ def test_going_on_reads_nothing_of_what_was_seen(root):
 
     source = Counting(RefCOCOSource(root))
     count = len(source)
-    loader = TrainLoader([source], Mixture({"a": count}, {"a": 1.0}, 0, count), SAMPLES, LoaderOptions(1))
+    mixture, policy = Mixture({"a": count}, {"a": 1.0}, 0, count), BadSamplePolicy("skip", 1.0)
+    loader = TrainLoader([source], mixture, SAMPLES, LoaderOptions(1), policy=policy)
     loader.load_state_dict(loader.state_dict() | {"samples": count - 2})
     assert len(list(loader)) == 2 and len(source.asked) == 2
+    assert sum(len(batch.bad) for batch in train_loader(root, workers=0, rank=0, world=1, size=2)) > 0
