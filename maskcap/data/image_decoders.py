@@ -140,14 +140,19 @@ def _check_mode(image: Any, where: str) -> None:
         if tuple(bits) == (16,):
             return
         kind = f"pixels of {bits[0]} bits"
-    elif image.mode in _MODES:
+    elif image.mode in _MODES or _is_16_bit_pgm(image):
         return
     problem = f"{kind} are not 8-bit or 16-bit colour or grey. Convert the file to 8-bit RGB"
     fail(where, problem, "unsupported pixels")
 
 
+def _is_16_bit_pgm(image: Any) -> bool:
+    """Pillow gives a PGM of more than 8 bits as integers, stretched to 0 … 65535."""
+    return image.format == "PPM" and image.mode == "I"
+
+
 def _to_rgb(image: Any) -> np.ndarray:
-    if image.mode in _GREY_16_BIT:
+    if image.mode in _GREY_16_BIT or _is_16_bit_pgm(image):
         grey_HW = (np.asarray(image) >> 8).astype(np.uint8)
         if image.format == "TIFF" and image.tag_v2.get(_TIFF_PHOTOMETRIC) == 0:
             grey_HW = 255 - grey_HW  # white is 0; Pillow knows it of 8 bits only

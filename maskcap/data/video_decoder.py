@@ -166,7 +166,7 @@ def _cache_of(process: int) -> DecoderCache:
 def _signature(path: Path | Member) -> Hashable:
     """What changes when the file is replaced; None for a URL."""
     file = path.shard if isinstance(path, Member) else path
-    if isinstance(file, str) and "://" in file:
-        return None
+    if isinstance(file, str) and ("://" in file or not os.path.exists(file)):
+        return None  # reading the member says what is wrong with its shard
     status = os.stat(file)
     return status.st_ino, status.st_size, status.st_mtime_ns

@@ -280,6 +280,15 @@ def test_a_stored_copy_has_its_own_size(tmp_path, photo_HW3):
         read_image(replace(ref, stored=None))
 
 
+@pytest.mark.parametrize(("most", "scale"), [(2**16 - 1, 1), (4095, 65535 / 4095)])
+def test_16_bit_pgm_keeps_the_high_byte(tmp_path, most, scale):
+    grey_HW = np.random.default_rng(0).integers(0, most + 1, (20, 30))
+    (tmp_path / "a.pgm").write_bytes(b"P5 30 20 %d\n" % most + grey_HW.astype(">u2").tobytes())
+    pixels_HW3 = read_image(ImageRef(tmp_path / "a.pgm", 20, 30))
+    assert np.abs(pixels_HW3[..., 0] - grey_HW * scale / 256).max() < 1.01
+    assert (pixels_HW3 == pixels_HW3[..., :1]).all()
+
+
 @pytest.mark.parametrize("size", [17, 64, 256])
 def test_resize_image_is_within_two_levels_of_pillow(photo_HW3, size):
     resized = resize_image(photo_HW3, size)

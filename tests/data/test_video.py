@@ -17,7 +17,7 @@ import pytest
 from maskcap.data.images import read_image
 from maskcap.data.record import ImageRef, Member
 from maskcap.data.video_decoder import DecoderCache, VideoDecoder, decoder_cache
-from maskcap.errors import ImageDecodeError
+from maskcap.errors import ImageDecodeError, ShardError
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 40
 
@@ -190,3 +190,10 @@ def test_errors_name_key_file_and_problem(video, tmp_path):
             read_image(ref, key="sav/train/sav_1/0")
         assert str(caught.value).startswith(f"sav/train/sav_1/0: {ref.path}: ") and problem in str(caught.value)
         assert caught.value.reason == reason
+
+
+def test_a_video_of_a_missing_shard_is_named(tmp_path):
+    ref = ImageRef(Member(str(tmp_path / "gone.tar"), "a.mp4", 512, 100), 8, 8, 0)
+    with pytest.raises(ShardError, match=r"gone\.tar") as caught:
+        read_image(ref, key="sav/train/1")
+    assert caught.value.reason == "missing shard"
