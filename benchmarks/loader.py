@@ -24,6 +24,7 @@ import torch
 from benchmarks.photos import write_images
 from benchmarks.recipe import load_region, stack
 from benchmarks.timing import Times, table, take_turns
+from benchmarks.worker import seconds_a_region
 from maskcap.data.batch import collate
 from maskcap.data.content import read_bytes
 from maskcap.data.images import read_image, resize_to_planes
@@ -63,11 +64,14 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         write_shards(raw, folder / "shards", ShardOptions(resize=SIZE), workers=0)
         times = take_turns(_cases(folder, raw), options.rounds)
         stages = take_turns(_stages(raw), options.rounds)
+        jsons = sorted((folder / "raw").glob("*.json"))
+        worker = seconds_a_region(jsons, raw, ShardSource(folder / "shards"), SIZE, options.rounds, rounds=3)
         print(f"{options.images} images, {options.rounds} rounds; {_sizes(folder)}; load of the machine {_load()}\n")
     costs = {name: spent.scaled(1000 / options.images) for name, spent in times.items()}
     parts = {name: spent.scaled(1000 / options.images) for name, spent in stages.items()}
     ratios = _ratios(costs)
     _print(costs, parts, ratios)
+    _print_worker(worker)
     if options.json:
         options.json.write_text(json.dumps(ratios, indent=2) + "\n")
     return ratios
@@ -152,6 +156,12 @@ def _print(costs: dict[str, Times], parts: dict[str, Times], ratios: dict[str, f
     rows.append(["all", f"{whole:.2f}", ""])
     print("\n" + table(["where the time of (b) goes", "ms", "share"], rows))
     print("\n" + "  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
+
+
+def _print_worker(seconds: dict[str, float]) -> None:
+    recipe = seconds[RECIPE]
+    rows = [[name, f"{1000 * spent:.2f}", f"{recipe / spent:.1f}×"] for name, spent in seconds.items()]
+    print("\n" + table(["through one real worker, a region", "ms by the clock", "faster than (a)"], rows))
 
 
 def _sizes(folder: Path) -> str:
