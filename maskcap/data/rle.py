@@ -208,10 +208,11 @@ def _decode_polygons(parts: Sequence[Any], height: int, width: int, key: str) ->
         _fail_polygon(key, f"the polygons' outline is {outline:.0f} pixels long, more than {MAX_OUTLINE_PIXELS}")
     from pycocotools import mask as coco_mask
 
-    mask = np.zeros((height, width), np.uint8, order="F")
-    for rle in coco_mask.frPyObjects([xy.ravel().tolist() for xy in points], int(height), int(width)):
-        mask |= _draw_runs(parse_rle(rle, height, width, key), height, width)
-    return mask
+    rles: Any = coco_mask.frPyObjects([xy.ravel().tolist() for xy in points], int(height), int(width))
+    for rle in rles:
+        parse_rle(rle, height, width, key)  # merge, next, never returns for runs of different sums
+    united: Any = rles[0] if len(rles) == 1 else coco_mask.merge(rles, intersect=False)
+    return _draw_runs(parse_rle(united, height, width, key), height, width)
 
 
 def _check_polygon(part: Any, index: int, height: int, width: int, key: str) -> np.ndarray:

@@ -6,6 +6,7 @@ What is right is said by plain Python, below, and, for what passes (only then is
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from typing import Any
 
@@ -39,6 +40,45 @@ def test_each_input_is_a_right_mask_or_an_error():
     assert refused.pop("_valid_rle", 0) == 0 and len(right) == len(makers)
     assert len(refused) == len(makers) - 1 and min(refused.values()) > 1000, (right, refused)
     assert min(right.values()) > 20 and sum(right.values()) > INPUTS // 4, (right, refused)
+
+
+def test_large_images_are_no_slower_than_their_pixels():
+    """Valid, cut and mutated segmentations of photographs: no single one takes a second, right or refused."""
+    rng = np.random.default_rng(1)
+    valid = [_blobs(rng, 1500, 2250) for _ in range(3)]
+    slowest, refused = 0.0, 0
+    for number in range(120):
+        rle = valid[number % 3]
+        counts = rle["counts"]
+        if number % 4 == 1:
+            counts = counts[: int(rng.integers(len(counts)))]
+        elif number % 4 == 2:
+            place = int(rng.integers(len(counts)))
+            counts = counts[:place] + bytes(rng.integers(48, 112, 3).tolist()) + counts[place + 3 :]
+        elif number % 4 == 3:
+            counts = bytes(rng.integers(48, 112, int(rng.integers(1, 200_000))).tolist())
+        started = time.process_time()
+        try:
+            mask, area = decode_resized({"size": [1500, 2250], "counts": counts}, 1500, 2250, 1024, key="k")
+        except MaskDecodeError:
+            refused += 1
+        else:
+            whole = coco_mask.decode({"size": [1500, 2250], "counts": counts})
+            assert area == whole.sum() and (mask == resize_mask(whole, 1024)).all()
+        slowest = max(slowest, time.process_time() - started)
+    for parts in (1, 30):
+        stars = [rng.uniform(0, 8000, 2 * int(rng.integers(3, 40))).tolist() for _ in range(parts)]
+        started = time.process_time()
+        mask_HW = decode_mask(stars, 8000, 8000)
+        assert mask_HW.any() and time.process_time() - started < 1
+    assert slowest < 1 and 60 < refused < 95
+
+
+def _blobs(rng: np.random.Generator, height: int, width: int) -> dict[str, Any]:
+    """An irregular mask with thousands of runs."""
+    coarse = rng.random((height // 50, width // 50)) < 0.4
+    mask_HW = np.kron(coarse, np.ones((50, 50), np.uint8)).astype(np.uint8)
+    return coco_mask.encode(np.asfortranarray(mask_HW))
 
 
 def _check(segmentation: Any, height: int, width: int, size: int) -> bool:
