@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,6 +97,11 @@ def test_bad_records_are_left_out_and_listed(command, given: list[str], tmp_path
     (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text().splitlines()
     assert json.loads(line)["key"] == "sa1b/train/2"
     assert len(ShardSource(tmp_path / "out")) == 1
+    shutil.copy(tmp_path / "sa1b" / "sa_1.jpg", tmp_path / "sa1b" / "sa_2.jpg")
+    assert command(main, *given) == 0
+    assert len(ShardSource(tmp_path / "out")) == 2 and not (tmp_path / "out" / "bad_samples.jsonl").exists()
+    logs = [path.read_text() for path in (tmp_path / "runs").rglob("shard.log")]
+    assert sum("written again: 1 of its records were bad and may be repaired by now" in log for log in logs) == 1
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,7 @@ def test_bad_records_are_left_out_and_listed(command, given: list[str], tmp_path
         (["set=test"], 2, "has 0 sources in set=test (none)"),
         (["resize=big"], 2, "resize must be int or null"),
         (["job=1"], 2, "0 ≤ job < jobs"),
+        (["out=/proc"], 2, "out=/proc: cannot be written ("),
         (["limit=0"], 2, "limit=0: needs at least 1"),
         (["resise=1024"], 1, "unknown key 'resise'; did you mean 'resize'?"),
     ],

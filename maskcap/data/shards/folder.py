@@ -17,8 +17,11 @@ _SPAN = 2**26  # bytes of a group that are read at once
 
 
 def is_shard_set(folder: str) -> bool:
-    """Whether a folder holds a set that `maskcap shard` wrote, finished or not."""
-    return exists(join(folder, INDEX)) or exists(join(folder, PLAN))
+    """Whether a folder holds a set that `maskcap shard` wrote, finished or not. Raises ShardError: it does not tell."""
+    try:
+        return exists(join(folder, INDEX)) or exists(join(folder, PLAN))
+    except OSError as error:
+        raise ShardError(f"{folder}: cannot be read ({error.strerror or error}). {FETCH}.") from error
 
 
 class ShardFolder:
@@ -47,7 +50,13 @@ class ShardFolder:
         self._verify = verify
 
     def read(self, index: int) -> Record:
-        """Record number `index`. Raises ShardError."""
+        """Record number `index`. Raises ShardError that names its key."""
+        try:
+            return self._read(index)
+        except ShardError as error:
+            raise ShardError(f"{self.table.keys[index]}: {error}", error.reason) from error
+
+    def _read(self, index: int) -> Record:
         table = self.table
         number = int(table.group[index])
         member = self._member(number)

@@ -59,12 +59,16 @@ class Records:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """One tar: size in bytes, sha256 (hex), the plan that it is part of, its groups and records, those left out."""
+    """One tar: size in bytes, sha256 (hex), the plan that it is part of, its groups and records, those left out.
+
+    content: sha256 (hex) of the records that were written, as the source gave them (see content.py).
+    """
 
     shard: str
     plan: str
     size: int
     sha256: str
+    content: str
     groups: Groups
     records: Records
     bad: Sequence[BadSample] = ()
@@ -86,7 +90,8 @@ class Sidecar:
         try:
             groups, records = Groups(**read["groups"]), Records(**read["records"])
             bad = tuple(BadSample(**entry) for entry in read["bad"])
-            return Sidecar(read["shard"], read["plan"], read["size"], read["sha256"], groups, records, bad)
+            facts = {name: read[name] for name in ("shard", "plan", "size", "sha256", "content")}
+            return Sidecar(**facts, groups=groups, records=records, bad=bad)
         except (KeyError, TypeError) as error:
             raise ShardError(f"{where}: a field is missing or unknown ({error}). {AGAIN}.") from error
 

@@ -5,7 +5,6 @@ A member is known by its shard and its name, so that nothing of one shard can pa
 
 from __future__ import annotations
 
-import errno
 import functools
 import hashlib
 import os
@@ -16,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 from maskcap.data.record import Member
-from maskcap.data.shards.storage import filesystem, is_url
+from maskcap.data.shards.storage import client_errors, filesystem, is_url
 from maskcap.data.shards.tar import BLOCK, header_problem
 from maskcap.errors import ShardError
 
@@ -160,9 +159,5 @@ def pread(descriptor: int, start: int, end: int) -> bytes:
 def read_url(shard: str, start: int, end: int) -> bytes:
     """Bytes `start` to `end` of a URL by one range request. Raises OSError."""
     system, path = filesystem(shard)
-    try:
+    with client_errors():
         return system.cat_file(path, start=start, end=end)
-    except OSError:
-        raise
-    except Exception as error:  # each protocol's client has its own errors
-        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error

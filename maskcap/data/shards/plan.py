@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from maskcap.data.record import Record
+from maskcap.data.shards.atomic import write_file
 from maskcap.data.shards.index import PLAN
-from maskcap.data.shards.storage import join, read_file, write_file
+from maskcap.data.shards.storage import join, read_file
 from maskcap.data.shards.texts import repeats
 from maskcap.data.source_facts import image_of, key_of, skipped_of, source_name
 from maskcap.errors import ConfigError, DataError
@@ -48,7 +49,8 @@ class Plan:
     order:  int64 (N,), indices of the source's records, group by group. Groups stand in the order of their first.
     ends:   int64 (G,), where each group ends in `order`.
     twice:  index of a record → that of an earlier one with the same key.
-    fingerprint: sha256 (hex) of all keys in order and the options: the same for the same work, on any machine.
+    fingerprint: sha256 (hex) of all keys in order and the options, on any machine the same. What the records hold is
+        not in it: that it changed shows shard by shard (content.py).
     """
 
     name: str
@@ -111,22 +113,22 @@ def make_plan(source: Sequence[Record], options: ShardOptions) -> Plan:
     )
 
 
-def claim_folder(plan: Plan, out: str, job: int, *, started: bool) -> None:
+def claim_folder(plan: Plan, out: str, *, started: bool) -> None:
     """Write plan.json, or compare with the one that is there. `started`: whether the folder holds shards.
 
-    Raises ConfigError when the folder is another plan's; a plan without any shard is replaced.
+    Raises ConfigError when the folder is another plan's; a plan without any shard is replaced. Raises OSError.
     """
     place = join(out, PLAN)
     data = (json.dumps(plan.facts(), indent=1) + "\n").encode("ascii")
     try:
         there = read_file(place)
-    except OSError:
+    except FileNotFoundError:
         there = None
     if there is not None and there != data and started:
         raise ConfigError(
             f"out={out} holds the shards of another plan{_difference(there, plan)}. Choose another folder"
         )
-    write_file(place, data, job)
+    write_file(place, data)
 
 
 def _difference(there: bytes, plan: Plan) -> str:

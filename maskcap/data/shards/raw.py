@@ -10,9 +10,11 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from maskcap.data.record import ImageRef, Member, Record
+from maskcap.data.shards.folder import is_shard_set
+from maskcap.data.shards.index import INDEX
 from maskcap.data.shards.members import FETCH, read_ahead, read_member
 from maskcap.data.shards.scan_cache import Tar, TarScan, scan_all
-from maskcap.data.shards.storage import filesystem, is_url, join, list_files
+from maskcap.data.shards.storage import client_errors, describe_url, filesystem, is_url, join, list_files
 from maskcap.data.shards.tar import BLOCK
 from maskcap.data.shards.texts import Texts, repeats
 from maskcap.data.sources.sa1b_annotation import SA1BFilters, make_regions, read_annotation
@@ -35,14 +37,17 @@ def find_tars(places: Sequence[str]) -> list[Tar]:
 
 
 def _tars_at(place: str) -> list[Tar]:
-    if glob.has_magic(place):
-        tars = [_describe(name) for name in _matches(place)]
-        what = "no file fits this pattern"
-    elif place.endswith(".tar"):
+    if place.endswith(".tar") and not glob.has_magic(place):
         return [_describe(place)]
-    else:
-        tars = [_describe(join(place, name)) for name in list_files(place) if name.endswith(".tar")]
-        what = "no such folder, or no tars in it (index.json of `maskcap shard`, or *.tar)"
+    try:
+        if glob.has_magic(place):
+            tars = [_describe(name) for name in _matches(place)]
+            what = "no file fits this pattern"
+        else:
+            tars = [_describe(join(place, name)) for name in list_files(place) if name.endswith(".tar")]
+            what = "no such folder, or no tars in it (index.json of `maskcap shard`, or *.tar)"
+    except OSError as error:
+        raise ShardError(f"{place}: its files cannot be listed ({error.strerror or error}). {FETCH}.") from error
     if not tars:
         raise ShardError(f"{place}: {what}. Set the shards' folder.", "missing shard")
     return tars
@@ -52,7 +57,8 @@ def _matches(pattern: str) -> list[str]:
     if not is_url(pattern):
         return sorted(glob.glob(pattern, recursive=True))
     system, path = filesystem(pattern)
-    return sorted(system.unstrip_protocol(name) for name in system.glob(path))
+    with client_errors():
+        return sorted(system.unstrip_protocol(name) for name in system.glob(path))
 
 
 def _describe(place: str) -> Tar:
@@ -60,12 +66,17 @@ def _describe(place: str) -> Tar:
         if not is_url(place):
             facts = os.stat(place)
             return Tar(place, facts.st_size, str(facts.st_mtime_ns))
-        system, path = filesystem(place)
-        return Tar(place, int(system.info(path)["size"]), str(system.ukey(path)))
+        return Tar(place, *describe_url(place))
     except FileNotFoundError:
         return Tar(place, None)
     except OSError as error:
         raise ShardError(f"{place}: cannot be read ({error.strerror or error}). {FETCH}.") from error
+
+
+def _what_to_do(folder: str) -> str:
+    if is_shard_set(folder):
+        return "name the folder"
+    return f"{INDEX} and the shard-*.json beside them are gone: fetch them, or run the same `maskcap shard` again"
 
 
 class RawTars:
@@ -101,7 +112,7 @@ class RawTars:
             first = f" ({next(iter(bad.values()))})" if bad else ""
             raise ShardError(
                 f"{self.what}: no member sa_N.jpg or sa_N.json{first}. Published tars of SA-1B are read as they are; "
-                "of tars that `maskcap shard` wrote name the folder.",
+                f"if `maskcap shard` wrote these, {_what_to_do(os.path.dirname(self.shards[0]))}.",
                 "missing member",
             )
         return dict(sorted(bad.items()))

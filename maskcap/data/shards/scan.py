@@ -13,6 +13,7 @@ from maskcap.data.shards.storage import is_url
 from maskcap.data.shards.tar import BLOCK, END, Header, padded, parse_header
 
 _MEMBER = re.compile(r"(?P<folder>(?:.*/)?)(?P<stem>sa_[^/\n]+)\.(?P<kind>jpg|json)")
+_SIZE = re.compile(rb"\d{1,18}")  # bytes, in 63 bits
 _NOTES = "xgLK"  # headers about the next member, or about all: pax and GNU
 _WITHOUT_DATA = "123456"  # links, devices, folders
 _RECORD = 20 * BLOCK  # tar rounds a file's size up to it, with zeros
@@ -58,6 +59,7 @@ class _File:
     name: str
     offset: int
     size: int
+    problem: str | None = None
 
 
 def _place(file: _File, slots: dict[str, Slot], length: int) -> None:
@@ -68,6 +70,8 @@ def _place(file: _File, slots: dict[str, Slot], length: int) -> None:
     if match["kind"] in slot.halves:
         slot.problem = ("duplicate key", f"the member {file.name} is there twice. Keep one of them")
     slot.halves[match["kind"]] = (file.offset, file.size)
+    if file.problem is not None:
+        slot.problem = ("damaged shard", f"the member {file.name}: {file.problem}")
     lost = file.offset + file.size - length
     if lost > 0:
         slot.problem = ("truncated shard", f"the tar ends {lost} bytes before the end of the member {file.name}")
@@ -118,7 +122,7 @@ def _entries(read_at: ReadAt, length: int) -> Iterator[_File | Slot]:
         else:
             size = 0 if header.kind in _WITHOUT_DATA else (size if notes.size < 0 else notes.size)
             if header.kind == "0":
-                yield _File(notes.name or header.name, data, size)
+                yield _File(notes.name or header.name, data, size, notes.problem)
             notes = _File("", 0, -1)
         place = data + padded(size)
     message = "the tar has no end mark: it is cut off, and nobody knows how much was to follow"
@@ -151,11 +155,18 @@ def _next_sample(read_at: ReadAt, place: int, length: int) -> int | None:
 
 
 def _noted(notes: _File, header: Header, data: bytes) -> _File:
-    """Name and size that a GNU or pax note gives the next member; size -1: its header's."""
+    """Name and size that a GNU or pax note gives the next member; size -1: its header's. A size that is none is a
+    problem of that member."""
     if header.kind == "L":
         return replace(notes, name=data.rstrip(b"\0").decode("utf-8", "surrogateescape"))
     if header.kind == "x":
         found = dict(re.findall(rb"\d+ ([^=\n]+)=([^\n]*)\n", data))
         name = found.get(b"path", b"").decode("utf-8", "surrogateescape")
-        return replace(notes, name=name or notes.name, size=int(found.get(b"size", notes.size)))
+        notes = replace(notes, name=name or notes.name)
+        size = found.get(b"size")
+        if size is None:
+            return notes
+        if _SIZE.fullmatch(size) is None:
+            return replace(notes, problem=f"the note before it says that its size is {ascii(size.decode('latin-1'))}")
+        return replace(notes, size=int(size))
     return notes

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from maskcap.data.shards.atomic import put, temporary_path
 from maskcap.data.shards.scan import Slot, scan_tar
-from maskcap.data.shards.storage import put, temporary_path
 from maskcap.data.shards.texts import Texts
 
 logger = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ def _keep(place: Path, scan: TarScan) -> None:
     temporary = None
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(temporary_path(str(place), 0))
+        temporary = Path(temporary_path(str(place), os.getpid()))
         temporary.write_bytes(data.getvalue())
         put(str(temporary), str(place))
     except OSError as error:

@@ -1,21 +1,22 @@
 """Files in a local folder or at any fsspec URL, by the few operations that shards need.
 
 A place is a string: a local path, or a URL (`s3://…`, `gs://…`, `https://…`, `memory://…`; `file://` is local).
+Whatever goes wrong is an OSError, of URLs too: FileNotFoundError where there is nothing, others for a refusal.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
-import tempfile
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from maskcap.errors import ConfigError
+from maskcap.errors import ConfigError, MaskcapError
 
 _URL = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*(::[a-zA-Z0-9+.-]+)*://")
 _CHUNK = 2**22
@@ -53,35 +54,75 @@ def filesystem(place: str) -> tuple[Any, str]:
         raise ConfigError(f"{place}: cannot be opened ({error}). Install the package, or copy it to a disk") from error
 
 
+@contextmanager
+def client_errors() -> Iterator[None]:
+    """What a protocol's client raises becomes an OSError.
+
+    FileNotFoundError stands only for what is not there: fsspec's web client raises it for a refusal as well.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        cause = error.__cause__
+        refused = isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError)
+        if refused or (type(cause).__module__.startswith("aiohttp") and getattr(cause, "status", 0) not in (404, 410)):
+            raise _as_os_error(cause) from error
+        raise
+    except (OSError, MaskcapError):
+        raise
+    except Exception as error:  # each protocol's client has its own
+        raise _as_os_error(error) from error
+
+
+def _as_os_error(error: object) -> OSError:
+    return error if isinstance(error, OSError) else OSError(errno.EIO, f"{type(error).__name__}: {error}")
+
+
 def exists(place: str) -> bool:
-    """Whether there is a file (or folder)."""
+    """Whether there is a file (or folder). Raises OSError where a server does not tell."""
     if not is_url(place):
         return os.path.exists(place)
     system, path = filesystem(place)
-    return system.exists(path)
+    try:
+        with client_errors():
+            system.info(path)  # fsspec's own `exists` says no when it is refused
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def list_files(folder: str) -> dict[str, int]:
-    """Name → size in bytes of the files in a folder, by name; empty where there is no such folder."""
+    """Name → size in bytes of the files in a folder, by name; empty where there is no such folder. Raises OSError."""
     if not is_url(folder):
+        found = {}
         try:
             with os.scandir(folder) as entries:
-                return dict(sorted((entry.name, entry.stat().st_size) for entry in entries if entry.is_file()))
+                for entry in entries:
+                    with suppress(FileNotFoundError):  # another run's temporary file, gone by now
+                        if entry.is_file():
+                            found[entry.name] = entry.stat().st_size
         except (FileNotFoundError, NotADirectoryError):
             return {}
+        return dict(sorted(found.items()))
     system, path = filesystem(folder)
     try:
-        entries = system.ls(path, detail=True, refresh=True)
+        with client_errors():
+            entries = system.ls(path, detail=True, refresh=True)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     files = [entry for entry in entries if entry["type"] == "file" and entry["size"] is not None]
     return dict(sorted((entry["name"].rstrip("/").rpartition("/")[2], int(entry["size"])) for entry in files))
 
 
-def sizes_of(folder: str, names: Sequence[str]) -> dict[str, int]:
-    """Name → size in bytes of those files that are there: by listing the folder, or one by one where it does not list
-    them (a web server)."""
-    found = list_files(folder)
+def sizes_of(folder: str, names: Sequence[str]) -> dict[str, int | OSError]:
+    """Name → size in bytes of those files that are there, or why it cannot be known: by listing the folder, or one by
+    one where it does not list them (a web server)."""
+    found: dict[str, int | OSError] = {}
+    try:
+        found.update(list_files(folder))
+    except OSError as error:
+        if not is_url(folder):
+            return dict.fromkeys(names, error)
     unlisted = [name for name in names if name not in found] if is_url(folder) else []
     if unlisted:
         with ThreadPoolExecutor(_REQUESTS) as pool:
@@ -90,12 +131,23 @@ def sizes_of(folder: str, names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _size_at(url: str) -> int | None:
-    system, path = filesystem(url)
+def _size_at(url: str) -> int | OSError | None:
     try:
-        return system.info(path)["size"]
-    except OSError:
+        return describe_url(url)[0]
+    except FileNotFoundError:
         return None
+    except OSError as error:
+        return error
+
+
+def describe_url(url: str) -> tuple[int, str]:
+    """A file's size in bytes, and a text that changes with it where the protocol has one. Raises OSError."""
+    system, path = filesystem(url)
+    with client_errors():
+        size, stamp = system.info(path)["size"], str(system.ukey(path))
+    if size is None:
+        raise OSError(errno.EIO, "its server does not say how long it is")
+    return int(size), stamp
 
 
 def read_file(place: str) -> bytes:
@@ -103,7 +155,8 @@ def read_file(place: str) -> bytes:
     if not is_url(place):
         return Path(place).read_bytes()
     system, path = filesystem(place)
-    return system.cat_file(path)
+    with client_errors():
+        return system.cat_file(path)
 
 
 def read_files(places: Sequence[str]) -> Iterator[bytes | OSError]:
@@ -115,10 +168,15 @@ def read_files(places: Sequence[str]) -> Iterator[bytes | OSError]:
         batch = places[start : start + 256]
         system, _ = filesystem(batch[0])
         paths = [filesystem(place)[1] for place in batch]
-        read: Mapping[str, Any] = system.cat(paths, on_error="return")
+        read: Mapping[str, Any]
+        try:
+            with client_errors():
+                read = system.cat(paths, on_error="return")
+        except OSError as error:
+            read = dict.fromkeys(paths, error)
         for path in paths:
             found = read.get(path, FileNotFoundError(path))
-            yield found if isinstance(found, (bytes, OSError)) else OSError(str(found))
+            yield found if isinstance(found, bytes) else _as_os_error(found)
 
 
 def _or_error(place: str) -> bytes | OSError:
@@ -135,7 +193,7 @@ def digest(place: str) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     system, path = filesystem(place)
     found = hashlib.sha256()
-    with system.open(path, "rb", block_size=_CHUNK, cache_type="readahead") as file:
+    with client_errors(), system.open(path, "rb", block_size=_CHUNK, cache_type="readahead") as file:
         while chunk := file.read(_CHUNK):
             found.update(chunk)
     return found.hexdigest()
@@ -146,84 +204,20 @@ def make_folder(folder: str) -> None:
     try:
         if is_url(folder):
             system, path = filesystem(folder)
-            system.makedirs(path, exist_ok=True)
+            with client_errors():
+                system.makedirs(path, exist_ok=True)
         else:
             os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"out={folder}: cannot be made ({error.strerror or error}). Choose another folder") from error
 
 
-def temporary_path(place: str, owner: int) -> str:
-    """A new local path to write `place`'s bytes to before `put`: beside it, or for a URL in the temporary folder.
-
-    `owner` is the number of the shard, or job, that it belongs to (see `remove_stale`).
-    """
-    folder, _, name = place.rpartition("/")
-    return join(_temporary_folder(folder), f".{_tag(folder)}{name}.{owner}.{uuid.uuid4().hex}.tmp")
-
-
-def remove_stale(folder: str, job: int, jobs: int) -> list[str]:
-    """Remove the temporary files of shards (or jobs) n with n % jobs == job, left by killed runs; their names.
-
-    Those of other jobs stay: they may be at work.
-    """
-    there, tag = _temporary_folder(folder), _tag(folder)
-    pattern = re.compile(rf"\.{tag}[\w.-]+\.(\d+)\.[0-9a-f]{{32}}\.tmp")
-    stale = []
-    for name in list_files(there):
-        match = pattern.fullmatch(name)
-        if match and int(match[1]) % jobs == job:
-            Path(join(there, name)).unlink(missing_ok=True)
-            stale.append(name)
-    return stale
-
-
-def _temporary_folder(folder: str) -> str:
-    return tempfile.gettempdir() if is_url(folder) else folder
-
-
-def _tag(folder: str) -> str:
-    """In the temporary folder, which it shares, a file's name says which URL it is for."""
-    return f"{hashlib.sha256(folder.encode()).hexdigest()[:16]}-" if is_url(folder) else ""
-
-
-def put(temporary: str, place: str) -> None:
-    """Move a finished local file to a place, all or nothing: synced, then renamed, or uploaded; the old one is gone."""
-    if is_url(place):
-        system, path = filesystem(place)
-        system.put_file(temporary, path)
-        os.unlink(temporary)
-        return
-    with open(temporary, "rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, place)
-    folder = os.open(os.path.dirname(place), os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a crash of the machine
-    finally:
-        os.close(folder)
-
-
-def write_file(place: str, data: bytes, owner: int) -> None:
-    """Write a small file all or nothing; does nothing where it holds these bytes already."""
-    try:
-        if read_file(place) == data:
-            return
-    except OSError:
-        pass
-    temporary = temporary_path(place, owner)
-    try:
-        Path(temporary).write_bytes(data)
-        put(temporary, place)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-
-
 def remove(place: str) -> None:
-    """Remove a file, where it is there."""
+    """Remove a file, where it is there. Raises OSError."""
     if not is_url(place):
         Path(place).unlink(missing_ok=True)
         return
     system, path = filesystem(place)
-    if system.exists(path):
-        system.rm_file(path)
+    with suppress(FileNotFoundError), client_errors():
+        if exists(place):
+            system.rm_file(path)

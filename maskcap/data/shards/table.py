@@ -138,7 +138,9 @@ def _shifted(part: ShardRows, groups: int, records: int) -> ShardRows:
     return ShardRows(**{**known, "first": part.first + records, "group": group})
 
 
-def _size_problem(place: str, found: int | None, expected: int) -> ShardError | None:
+def _size_problem(place: str, found: int | OSError | None, expected: int) -> ShardError | None:
+    if isinstance(found, OSError):
+        return ShardError(f"{place}: cannot be read ({found.strerror or found}). {FETCH}.")
     if found is None:
         return ShardError(f"{place}: the shard is missing. {FETCH}.", "missing shard")
     if found < expected:

@@ -54,6 +54,8 @@ def parse_header(block: bytes) -> Header | str | None:
         entry = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
     except tarfile.HeaderError as error:
         return f"no tar header there ({error})"
+    if not 0 <= entry.size < 2**63:
+        return f"no tar header there (a size of {entry.size} bytes)"
     kind = entry.type.decode("latin-1").replace("\0", "0")
     return Header(entry.name, entry.size, kind)
 

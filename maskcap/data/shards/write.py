@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from maskcap.data.record import Record
+from maskcap.data.shards.atomic import remove_stale, write_file, write_hint
 from maskcap.data.shards.index import BAD_SAMPLES, INDEX, Sidecar, make_set_index, shard_name, sidecar_name
 from maskcap.data.shards.plan import Plan, ShardOptions, claim_folder, make_plan
 from maskcap.data.shards.progress import Progress
-from maskcap.data.shards.storage import (
-    join,
-    list_files,
-    make_folder,
-    place_of,
-    read_file,
-    remove,
-    remove_stale,
-    write_file,
-)
+from maskcap.data.shards.storage import join, list_files, make_folder, place_of, read_file, remove
 from maskcap.data.shards.workers import write_all
 from maskcap.data.shards.writer import OnBadSample, ShardWriter
 from maskcap.data.source_facts import known_bad
 from maskcap.errors import ConfigError, DataError, ShardError
 
 logger = logging.getLogger(__name__)
+_SHOWN = 5  # shards that a message names
 
 
 @dataclass(frozen=True)
@@ -61,19 +55,22 @@ def write_shards(
     finds every shard there writes `index.json` and, with "skip", `bad_samples.jsonl`.
     on_bad_sample: "raise" stops at the first record that does not pass; "skip" leaves it out and counts it.
 
-    The files depend on records and options alone. Each appears whole or not at all; a run after a kill keeps the
-    shards whose size and sha256 are those of their sidecars, writes the others, and ends with the same files.
+    The files depend on records and options alone. Each appears whole or not at all; a later run, after a kill or at the
+    same time, ends with the same files. It keeps the shards that are whole, left nothing out as bad and have the
+    records that the source gives now, and says why it writes another again. An image that was replaced by another of
+    the same number of bytes is not seen (`ContentHash`): remove the shard's sidecar, and it is written again.
 
-    Raises ConfigError for impossible arguments and for a folder that holds another plan's shards, DataError for a bad
-    record or a source without records, ShardError when a file cannot be written.
+    Raises ConfigError for impossible arguments and for a folder that holds another plan's shards or cannot be written,
+    DataError for a bad record or a source without records, ShardError when a shard cannot be written.
     """
     options = options or ShardOptions()
     place = place_of(out)
     _check_arguments(source, workers, job, jobs, on_bad_sample)
     plan = make_plan(source, options)
     make_folder(place)
-    claim_folder(plan, place, job, started=any(name.endswith(".tar") for name in list_files(place)))
-    stale = remove_stale(place, job, jobs)
+    with _writing(place):
+        claim_folder(plan, place, started=any(name.endswith(".tar") for name in list_files(place)))
+        stale = remove_stale(place)
     if stale:
         logger.info("%s: removed %d temporary files of a run that was killed", place, len(stale))
     _say_if_videos(plan, source)
@@ -82,15 +79,16 @@ def write_shards(
     written, kept, size, counts = 0, 0, 0, Counter[str]()
     with Progress("shards", len(mine)) as progress:
         for result in write_all(ShardWriter(source, plan, place, on_bad_sample), mine, workers):
-            if result.error is not None:
-                raise result.error
             if result.redone:
                 logger.warning("%s is written again: %s", result.shard, result.redone)
+            if result.error is not None:
+                raise result.error
             written, kept = written + (not result.kept), kept + result.kept
             size += result.size
             counts.update(result.counts)
             progress.advance(f"{counts['records']} records, {size / 2**30:.2f} GiB")
-    finished = _finish(plan, place, job)
+    with _writing(place):
+        finished = _finish(plan, place, jobs)
     return Summary(written, kept, dict(counts), size, finished)
 
 
@@ -111,6 +109,15 @@ def _check_arguments(source: Sequence[Record], workers: int, job: int, jobs: int
         )
 
 
+@contextmanager
+def _writing(place: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        hint = write_hint(error) if error.errno == errno.ENOSPC else " Choose another folder, or mend it."
+        raise ConfigError(f"out={place}: cannot be written ({error.strerror or error}).{hint}") from error
+
+
 def _say_if_videos(plan: Plan, source: Sequence[Record]) -> None:
     if plan.options.resize is None:
         return
@@ -119,22 +126,39 @@ def _say_if_videos(plan: Plan, source: Sequence[Record]) -> None:
             logger.info("videos are stored as they are: resize=%d is for stills", plan.options.resize)
 
 
-def _finish(plan: Plan, place: str, job: int) -> bool:
-    """Write what stands for the whole set, once every sidecar is there; whether it is."""
-    there = list_files(place)
-    missing = [n for n in range(plan.n_shards) if sidecar_name(shard_name(n)) not in there]
+def _finish(plan: Plan, place: str, jobs: int) -> bool:
+    """Write what stands for the whole set, once every tar and sidecar is there; whether it is."""
+    missing = _missing(plan, place)
     if missing:
-        logger.info("%d of %d shards are still to come from other jobs", len(missing), plan.n_shards)
+        named = [f"{what} (job {number % jobs} of {jobs} writes it)" for number, what in list(missing.items())[:_SHOWN]]
+        more = f"; and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+        logger.info("%d of %d shards are still to come: %s%s", len(missing), plan.n_shards, "; ".join(named), more)
         return False
     options = asdict(plan.options)
     index = make_set_index(plan.name, plan.fingerprint, options, plan.skipped, _sidecars(plan, place))
     bad = "".join(f"{sample.to_json()}\n" for sidecar in _sidecars(plan, place) for sample in sidecar.bad)
     if bad:
-        write_file(join(place, BAD_SAMPLES), bad.encode("utf-8", "surrogatepass"), job)
+        write_file(join(place, BAD_SAMPLES), bad.encode("utf-8", "surrogatepass"))
     else:
         remove(join(place, BAD_SAMPLES))
-    write_file(join(place, INDEX), index.to_json(), job)
+    write_file(join(place, INDEX), index.to_json())
     return True
+
+
+def _missing(plan: Plan, place: str) -> dict[int, str]:
+    """Number of a shard → what is not there of it: tar or sidecar, or the tar with the size in its sidecar."""
+    there, missing = list_files(place), dict[int, str]()
+    for number in range(plan.n_shards):
+        names = shard_name(number), sidecar_name(shard_name(number))
+        lost = [name for name in names if name not in there]
+        if lost:
+            missing[number] = f"{' and '.join(lost)} {'is' if len(lost) == 1 else 'are'} not there"
+    if not missing:
+        for number, sidecar in enumerate(_sidecars(plan, place)):
+            name = shard_name(number)
+            if there[name] != sidecar.size:
+                missing[number] = f"{name} has {there[name]} bytes instead of {sidecar.size}"
+    return missing
 
 
 def _sidecars(plan: Plan, place: str) -> Iterator[Sidecar]:

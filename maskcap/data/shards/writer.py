@@ -12,12 +12,14 @@ from typing import BinaryIO, Literal
 from maskcap.data.bad_samples import BadSample
 from maskcap.data.images import read_image
 from maskcap.data.record import ImageRef, Member, Record
+from maskcap.data.shards.atomic import put, temporary_path, write_file, write_hint
 from maskcap.data.shards.check import check_annotation
+from maskcap.data.shards.content import ContentHash, content_of
 from maskcap.data.shards.files import store_file
 from maskcap.data.shards.index import Groups, Records, Sidecar, shard_name, sidecar_name
 from maskcap.data.shards.plan import Plan, record_key
 from maskcap.data.shards.records import StoredFile, encode_group
-from maskcap.data.shards.storage import digest, join, put, read_file, temporary_path, write_file
+from maskcap.data.shards.storage import digest, join, read_file
 from maskcap.data.shards.tar import END, make_header, padding
 from maskcap.data.source_facts import text_size
 from maskcap.errors import ConfigError, DataError, MaskcapError, ShardError
@@ -44,7 +46,8 @@ class Written:
 class ShardWriter:
     """Writes any shard of a plan; what workers share.
 
-    parent: process id of whoever started the workers: a worker whose parent was killed stops at the next image.
+    parent: process id of the run, which started the workers: a worker whose parent was killed stops at the next image,
+        and temporary files bear it.
     """
 
     source: Sequence[Record]
@@ -54,42 +57,55 @@ class ShardWriter:
     parent: int = field(default_factory=os.getpid)
 
     def write(self, number: int) -> Written:
-        """Write shard `number`, or keep the one that is there if size and sha256 are those of its sidecar."""
+        """Write shard `number`, or keep the one that is there.
+
+        It is kept if its sha256 is that of its sidecar, no record was left out of it (it may be repaired by now), and
+        the source gives the same records as then, by keys, annotations and the sizes of files (see `ContentHash`).
+        """
         name = shard_name(number)
+        problem = None
         try:
             sidecar, problem = self._finished(number)
             if sidecar is None:
                 sidecar = self._write(number)
-            elif sidecar.bad and self.on_bad_sample == "raise":
-                raise _as_error(sidecar.bad[0])
         except MaskcapError as error:
-            return Written(name, error=error)
+            return Written(name, redone=problem or None, error=error)
         return Written(name, sidecar.counts, sidecar.size, kept=problem == "", redone=problem or None)
 
     def _finished(self, number: int) -> tuple[Sidecar | None, str | None]:
-        """The sidecar of a shard that is there and whole, with ""; else None and what is wrong (None: not begun)."""
+        """The sidecar of a shard that can be kept, with ""; else None and what is wrong (None: not begun)."""
         name = shard_name(number)
         tar, place = join(self.out, name), join(self.out, sidecar_name(name))
         try:
             sidecar = Sidecar.from_json(read_file(place), place)
         except FileNotFoundError:
             return None, None
-        except (OSError, ShardError) as error:
+        except OSError as error:
+            return None, f"{place} cannot be read: {error.strerror or error}"
+        except ShardError as error:
             return None, str(error)
         if sidecar.plan != self.plan.fingerprint:
             raise ConfigError(f"{place} is of another plan: other data or options. Choose another folder for out")
+        if sidecar.bad:
+            return None, f"{len(sidecar.bad)} of its records were bad and may be repaired by now"
         try:
             whole = digest(tar) == sidecar.sha256
         except FileNotFoundError:
             return None, f"{tar} is missing"
         except OSError as error:
             return None, f"{tar} cannot be read: {error.strerror or error}"
-        return (sidecar, "") if whole else (None, f"{tar} does not have the sha256 in its sidecar")
+        if not whole:
+            return None, f"{tar} does not have the sha256 in its sidecar"
+        try:
+            changed = content_of(self.source, self.plan, self.plan.groups(number)) != sidecar.content
+        except DataError as error:
+            return None, f"its records have changed: {error}"
+        return (None, "its records have changed") if changed else (sidecar, "")
 
     def _write(self, number: int) -> Sidecar:
         name = shard_name(number)
         place = join(self.out, name)
-        temporary = temporary_path(place, number)
+        temporary = temporary_path(place, self.parent)
         try:
             with open(temporary, "xb") as file:
                 draft = _Draft(file)
@@ -99,9 +115,9 @@ class ShardWriter:
                     self._add_group(group, draft)
                 sidecar = draft.finish(name, self.plan.fingerprint)
             put(temporary, place)
-            write_file(join(self.out, sidecar_name(name)), sidecar.to_json(), number)
+            write_file(join(self.out, sidecar_name(name)), sidecar.to_json(), self.parent)
         except OSError as error:
-            raise ShardError(f"{place}: cannot be written ({error.strerror or error}). Is the disk full?") from error
+            raise ShardError(f"{place}: cannot be written ({error.strerror or error}).{write_hint(error)}") from error
         finally:
             Path(temporary).unlink(missing_ok=True)
         return sidecar
@@ -162,10 +178,12 @@ class _Draft:
         self._size = 0
         self._groups: list[tuple[int, int, int, int, str]] = []
         self._records: list[tuple[str, int, int, int, int]] = []
+        self._content = ContentHash()
         self.bad: list[BadSample] = []
 
     def add(self, group: int, records: Sequence[Record], files: Mapping[Path | Member, StoredFile]) -> None:
         """Append a group: its JSON, then its files."""
+        self._content.add(records)
         base = f"{group:09d}"
         names = [base, *(f"{base}.{number}" for number in range(1, len(files)))]
         named = {
@@ -188,7 +206,8 @@ class _Draft:
         self._file.flush()
         groups = Groups(*(list(column) for column in zip(*self._groups, strict=True))) if self._groups else _NO_GROUPS
         records = Records(*(list(column) for column in zip(*self._records, strict=True))) if self._records else _NONE
-        return Sidecar(name, plan, self._size, self._sha256.hexdigest(), groups, records, tuple(self.bad))
+        tar, content = self._sha256.hexdigest(), self._content.hex()
+        return Sidecar(name, plan, self._size, tar, content, groups, records, tuple(self.bad))
 
     def _append(self, name: str, data: bytes) -> int:
         """Write a member; the offset of its data."""
@@ -206,7 +225,3 @@ class _Draft:
 
 _NO_GROUPS = Groups((), (), (), (), ())
 _NONE = Records((), (), (), (), ())
-
-
-def _as_error(bad: BadSample) -> DataError:
-    return DataError(bad.message, bad.reason)

@@ -115,6 +115,7 @@ def test_a_flipped_bit_is_found_when_it_is_read(where: str, shards: Path, outcom
     assert there.bad == {}
     errors = outcomes(there)
     assert list(errors) == [7]
+    assert source()[7].key in str(errors[7]) or chosen is member
     assert errors[7].reason == ("damaged shard" if "header" in where else "checksum mismatch")
     assert chosen.shard in str(errors[7]) and chosen.name in str(errors[7])
 
@@ -166,6 +167,20 @@ def test_a_member_is_of_its_shard_and_no_other(shards: Path):
     other = Member(str(shards / "shard-000000.tar"), member.name, member.offset, member.size, member.sha256)
     with pytest.raises(ShardError, match=r"shard-000000\.tar/000000007\.jpg: expected at byte .* of the tar, but"):
         read_member(other)
+
+
+def test_a_folder_without_any_index_says_so(shards: Path):
+    for path in shards.glob("*.json"):
+        path.unlink()
+    for given in (shards, shards / "shard-000000.tar"):
+        with pytest.raises(ShardError, match=r"index\.json and the shard-\*\.json beside them are gone") as error:
+            ShardSource(given)
+        assert "name the folder" not in str(error.value)
+
+
+def test_tars_of_a_set_name_the_folder(shards: Path):
+    with pytest.raises(ShardError, match=r"name the folder\."):
+        ShardSource(shards / "shard-000000.tar")
 
 
 def test_a_set_without_anything_readable_is_an_error(shards: Path):

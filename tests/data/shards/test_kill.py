@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from maskcap.data.holdout import RecordSubset
 from maskcap.data.record import Record
 from maskcap.data.shards.plan import ShardOptions
 from maskcap.data.shards.write import write_shards
@@ -60,6 +61,29 @@ def test_killed_at_any_moment_and_run_again(name: str, source, contents, tmp_pat
         assert again.finished and again.written + again.kept == 20
         assert wait_until(lambda out=out: contents(out) == expected), f"killed after {moment:.3f} s"
     assert len(set(found)) > 5, f"the kills came all at the same stage: {found}"
+
+
+def test_two_runs_at_once(source, contents, tmp_path: Path):
+    """As of a job that is queued again while it still runs."""
+
+    class Slow(RecordSubset):
+        """So that nearly always a shard is half written."""
+
+        def __getitem__(self, index):
+            time.sleep(0.01)
+            return super().__getitem__(index)
+
+    records = Slow(source("refcoco", 60), range(60))
+    write_shards(records, tmp_path / "alone", OPTIONS, workers=0)
+    expected = contents(tmp_path / "alone")
+    for number in range(6):
+        out = tmp_path / f"both{number}"
+        first = start(records, out)
+        time.sleep(0.05 * number)
+        second = start(records, out)
+        first.join()
+        second.join()
+        assert (first.exitcode, second.exitcode) == (0, 0) and contents(out) == expected
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="asks Linux")

@@ -97,6 +97,21 @@ def test_long_names_of_gnu_tar(scenes: Path, assert_same, tmp_path: Path):
     assert_same(ShardSource(tmp_path / "one.tar"), SA1BSource(scenes))
 
 
+@pytest.mark.parametrize("size", ["12x", "", "-5", "9" * 19, "9" * 5000, "١٢"])
+def test_a_size_that_is_none_is_damage_of_that_member(size: str, scenes: Path, tmp_path: Path, numbers, good):
+    with tarfile.open(tmp_path / "one.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        for number in numbers:
+            for kind in ("jpg", "json"):
+                data = (scenes / "sa1b" / f"sa_{number}.{kind}").read_bytes()
+                entry = tarfile.TarInfo(f"sa_{number}.{kind}")
+                entry.size = len(data)
+                entry.pax_headers = {"size": size} if (number, kind) == (numbers[2], "json") else {}
+                tar.addfile(entry, io.BytesIO(data))
+    there = ShardSource(tmp_path / "one.tar")
+    assert problems(there) == [(f"…/{numbers[2]}", "damaged shard")] and good(there) == [*numbers[:2], *numbers[3:]]
+    assert f"the member sa_{numbers[2]}.json: the note before it says that its size is '" in str(there.bad[2])
+
+
 def test_the_headers_are_read_once(raw_tars: Path, cache_folder: Path, monkeypatch: pytest.MonkeyPatch, numbers, good):
     scanned: list[str] = []
 

@@ -57,16 +57,6 @@ def test_finished_shards_are_verified_and_kept(source, shards: Path, contents, c
     assert "shard-000001.tar is missing" in said[1] and "does not have the checksum it ends with" in said[2]
 
 
-def test_temporaries_of_killed_runs_are_removed_but_not_those_of_other_jobs(source, tmp_path: Path):
-    stale = [f".shard-{n:06d}.tar.{n}.{'0' * 32}.tmp" for n in range(3)]
-    for name in stale:
-        (tmp_path / name).write_bytes(b"torn")
-    write_shards(source(), tmp_path, FIVE, workers=0, job=1, jobs=2)
-    assert sorted(path.name for path in tmp_path.glob(".*")) == [stale[0], stale[2]]
-    write_shards(source(), tmp_path, FIVE, workers=0)
-    assert list(tmp_path.glob(".*")) == []
-
-
 @pytest.mark.parametrize(
     ("name", "options", "difference"),
     [
@@ -123,7 +113,9 @@ HOW = ["empty caption", "malformed RLE", "malformed polygon", "empty mask", "tru
 HOW += ["wrong size", "no regions"]
 
 
-def test_bad_records_stop_the_run_or_are_left_out_by_name(source, shards: Path, assert_same, contents, tmp_path: Path):
+def test_bad_records_stop_the_run_or_are_left_out_by_name(
+    source, shards: Path, assert_same, contents, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     good = list(source())
     bad = [replace(damage(good[0], how, tmp_path), key=f"refcoco/train/{how}") for how in HOW]
     everything = [*good[:4], *bad[:5], *good[4:], *bad[5:], replace(good[3], regions1=good[3].regions1[:1])]
@@ -144,13 +136,109 @@ def test_bad_records_stop_the_run_or_are_left_out_by_name(source, shards: Path, 
     assert_same(ShardSource(out), good)
 
     before = contents(out)
-    assert write_shards(everything, out, FIVE, workers=0, on_bad_sample="skip").kept == 4
-    assert contents(out) == before
+    with caplog.at_level(logging.WARNING):
+        summary = write_shards(everything, out, FIVE, workers=0, on_bad_sample="skip")
+    assert (summary.written, summary.kept) == (2, 2) and contents(out) == before
+    said = "shard-000000.tar is written again: 6 of its records were bad and may be repaired by now"
+    assert said in caplog.messages[0]
     with pytest.raises(DataError, match="empty caption|caption 1"):
         write_shards(everything, out, FIVE, workers=0)
     (out / "shard-000001.tar").unlink()
     write_shards(everything, out, FIVE, workers=0, on_bad_sample="skip")
     assert contents(out) == before
+
+
+class Known(list[Record]):
+    """Records of one's own under the name that the plan of `shards` has."""
+
+    name = "refcoco"
+
+
+def test_a_repaired_record_is_written_by_the_next_run(source, shards: Path, contents, tmp_path: Path):
+    good = Known(source())
+    broken = Known([*good[:7], damage(good[7], "truncated image", tmp_path), *good[8:]])
+    out = tmp_path / "out"
+    assert write_shards(broken, out, FIVE, workers=0, on_bad_sample="skip").counts["bad"] == 1
+    lost = replace(good[7], image1=replace(good[7].image1, path=tmp_path / "nowhere.jpg"))
+    with pytest.raises(DataError, match="no such file"):  # today's error, not that of the first run
+        write_shards(Known([*good[:7], lost, *good[8:]]), out, FIVE, workers=0)
+    summary = write_shards(good, out, FIVE, workers=0)
+    assert (summary.written, summary.kept, summary.counts["bad"]) == (1, 2, 0)
+    assert contents(out) == contents(shards)  # bad_samples.jsonl is gone, too
+
+
+def changed(record: Record, how: str, tmp_path: Path) -> Record:
+    """A record that differs in one thing from that which was written."""
+    first, *others = record.regions1
+    if how == "image":
+        path = tmp_path / "longer.jpg"
+        path.write_bytes(Path(str(record.image1.path)).read_bytes() + b"\0")
+        return replace(record, image1=replace(record.image1, path=path))
+    if how == "a region less":
+        return replace(record, regions1=(first, *others)[:-1])
+    new = {"caption": {"captions": ("another", *first.captions[1:])}, "mask": {"mask": [[0, 0, 9, 0, 9, 9]]}}[how]
+    return replace(record, regions1=(replace(first, **new), *others))
+
+
+@pytest.mark.parametrize("how", ["caption", "mask", "a region less", "image"])
+def test_a_shard_whose_records_changed_is_written_again(
+    how: str, source, shards: Path, contents, assert_same, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    records = Known(source())
+    records[7] = changed(records[7], how, tmp_path)
+    with caplog.at_level(logging.WARNING):
+        summary = write_shards(records, shards, FIVE, workers=0)
+    assert (summary.written, summary.kept, summary.finished) == (1, 2, True)
+    assert caplog.messages == ["shard-000001.tar is written again: its records have changed"]
+    write_shards(records, tmp_path / "fresh", FIVE, workers=0)
+    assert contents(shards) == contents(tmp_path / "fresh")
+    assert_same(ShardSource(shards), records)
+
+
+def test_a_finished_shard_whose_record_is_lost_is_not_kept(source, shards: Path, tmp_path: Path):
+    records = Known(source())
+    records[7] = damage(records[7], "missing file", tmp_path)
+    with pytest.raises(DataError, match="no such file"):
+        write_shards(records, shards, FIVE, workers=0)
+    summary = write_shards(records, shards, FIVE, workers=0, on_bad_sample="skip")
+    assert (summary.written, summary.kept, summary.counts["bad"]) == (1, 2, 1)
+
+
+def test_times_and_places_of_files_change_nothing(source, shards: Path, contents, tmp_path: Path):
+    before, records = contents(shards), Known(source())
+    for i, record in enumerate(records):
+        path = tmp_path / f"{i}.jpg"
+        shutil.copyfile(str(record.image1.path), path)  # a time of its own
+        records[i] = replace(record, image1=replace(record.image1, path=path))
+    assert write_shards(records, shards, FIVE, workers=0).kept == 3
+    (shards / "shard-000001.json").unlink()
+    write_shards(records, shards, FIVE, workers=0)
+    assert contents(shards) == before
+
+
+def test_shards_of_shards_are_kept_too(source, shards: Path, tmp_path: Path):
+    write_shards(ShardSource(shards), tmp_path / "again", FIVE, workers=0)
+    assert write_shards(ShardSource(shards, verify=False), tmp_path / "again", FIVE, workers=0).kept == 3
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut", "sidecar"])
+def test_a_set_without_one_of_its_tars_is_not_complete(
+    harm: str, source, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    write_shards(source(), tmp_path, FIVE, workers=0, job=1, jobs=2)
+    tar = tmp_path / "shard-000001.tar"
+    size = tar.stat().st_size
+    if harm == "cut":
+        tar.write_bytes(tar.read_bytes()[:-512])
+    else:
+        (tar if harm == "missing" else tar.with_suffix(".json")).unlink()
+    with caplog.at_level(logging.INFO):
+        assert not write_shards(source(), tmp_path, FIVE, workers=0, job=0, jobs=2).finished
+    what = {"missing": "tar is not there", "cut": f"tar has {size - 512} bytes instead of {size}"}
+    what["sidecar"] = "json is not there"
+    assert caplog.messages[-1] == (f"1 of 3 shards are still to come: shard-000001.{what[harm]} (job 1 of 2 writes it)")
+    assert not (tmp_path / "index.json").exists()
+    assert write_shards(source(), tmp_path, FIVE, workers=0, job=1, jobs=2).finished
 
 
 def test_records_known_to_be_bad_stop_the_run_before_it_begins(scenes: Path, tmp_path: Path):
@@ -210,3 +298,20 @@ def test_a_folder_that_cannot_be_made_is_named(source, tmp_path: Path):
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=rf"out={tmp_path}/file/out: cannot be made"):
         write_shards(source(), tmp_path / "file" / "out", workers=0)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="a folder that even root cannot write to")
+def test_a_folder_that_cannot_be_written_is_named(source):
+    with pytest.raises(ConfigError, match=r"out=/proc: cannot be written \(.+\)\. "):
+        write_shards(source(), "/proc", workers=0)
+
+
+def test_a_folder_that_is_removed_meanwhile(source, tmp_path: Path):
+    class Remover(RecordSubset):
+        def __getitem__(self, index):
+            if index == 7:
+                shutil.rmtree(tmp_path / "out")
+            return super().__getitem__(index)
+
+    with pytest.raises(ShardError, match=r"shard-000001\.tar: cannot be written \(No such file.*removed meanwhile"):
+        write_shards(Remover(source(), range(15)), tmp_path / "out", FIVE, workers=0)
