@@ -14,6 +14,8 @@ _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Progress(Protocol):
+    """What `record_progress` gives: call it with what was read since."""
+
     def __call__(self, name: str, records: int, problems: int, /) -> None:
         """`records` more records of source `name` are read."""
 

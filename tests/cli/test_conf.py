@@ -50,7 +50,8 @@ def test_no_group_is_forgotten_here():
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group(choice: str):
-    checked(choice)
+    values = checked(choice).values
+    assert set(values) == set(TRAIN_SCHEMA) and not {"shards", "val_shards"} & set(values["data"])
 
 
 @pytest.mark.parametrize("debug", [None, *choices("debug")])

@@ -23,6 +23,7 @@ def test_values_shapes_and_order_stay(device: str) -> None:
 def test_nothing_waits_on_cuda() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
-        to_device([torch.arange(6), torch.arange(3)], "cuda")
+        moved = to_device([torch.arange(6), torch.arange(3)], "cuda")  # raises if it waits
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert [tensor.tolist() for tensor in moved] == [list(range(6)), list(range(3))]

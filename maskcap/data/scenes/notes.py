@@ -27,6 +27,7 @@ class ObjectNote:
 
     @property
     def segmentation(self) -> dict[str, object] | list[list[float]]:
+        """The mask as an annotation holds it: polygons where there are any, else the RLE."""
         return self.rle if self.polygons is None else self.polygons
 
 

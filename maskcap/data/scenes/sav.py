@@ -36,6 +36,7 @@ class Mover:
     absent: range  # frames in which it isn't there
 
     def position(self, frame: int) -> np.ndarray:
+        """Centre of the shape in a frame, float (2,), x and y in pixels."""
         return self.centre + self.swing * np.sin(self.phase + self.speed * frame)
 
 

@@ -66,6 +66,7 @@ class RefCOCOSource(ListedSource):
 
     @property
     def has_phrases(self) -> bool:
+        """Always: the sentences are there to single their object out."""
         return True
 
 

@@ -67,10 +67,12 @@ class SA1BSource(LenientSource):
 
     @property
     def has_captions(self) -> bool:
+        """Never: the set has masks alone."""
         return False
 
     @property
     def has_phrases(self) -> bool:
+        """Never: the set has masks alone."""
         return False
 
     def image_of(self, index: int) -> Hashable:

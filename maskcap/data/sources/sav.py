@@ -89,10 +89,12 @@ class SAVSource(LenientSource):
 
     @property
     def has_captions(self) -> bool:
+        """Never: the set has masks alone."""
         return False
 
     @property
     def has_phrases(self) -> bool:
+        """Never: the set has masks alone."""
         return False
 
     def image_of(self, index: int) -> Hashable:

@@ -41,17 +41,21 @@ class MetricsFile(pl.Callback):
         return {"train_seconds": self._trained()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the checkpoint's training time."""
         self._train_seconds = float(state_dict["train_seconds"])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
+        """Notes the position, for an evaluation."""
         self._loaded = LoadedPosition.of(checkpoint)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The clock of training runs from here."""
         self._stretch_began = time.monotonic()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The clock of training stops, that of validation runs."""
         self._train_seconds, self._stretch_began = self._trained(), None
         self._validation_began = time.monotonic()
 
@@ -78,6 +82,7 @@ class MetricsFile(pl.Callback):
         )
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws curves.png from the CSV logger's file, where there is one."""
         self._train_seconds, self._stretch_began = self._trained(), None
         if trainer.is_global_zero and (metrics_csv := _flushed_csv(trainer.loggers)) is not None:
             from PIL import Image

@@ -46,6 +46,7 @@ class RichBars(RichProgressBar):
 
     @property
     def is_enabled(self) -> bool:
+        """Whether there is a bar: in a terminal alone."""
         return self._terminal and super().is_enabled
 
     def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
@@ -56,12 +57,14 @@ class RichBars(RichProgressBar):
         return self._shown
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Speed is measured from here."""
         super().on_train_start(trainer, pl_module)
         self._last_line = (trainer.global_step, time.monotonic())
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Moves the bar, or logs a line every `log_every` steps."""
         if self._terminal:
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
             return
@@ -78,6 +81,7 @@ class RichBars(RichProgressBar):
         self._last_line = (step, now)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Moves the bar, or logs the scores in one line."""
         super().on_validation_end(trainer, pl_module)
         if self._terminal or trainer.sanity_checking or not trainer.is_global_zero:
             return
