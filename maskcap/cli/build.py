@@ -56,6 +56,28 @@ def quiet_lightning() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
+def build_run(
+    composed: DictConfig, config: CheckedConfig, run: Path, *, setup: str | None = None
+) -> tuple[Any, Any, lightning.Trainer]:
+    """Data, module and trainer of a checked configuration, seeded; `composed` is what it was, for the run's folder.
+
+    setup: the stage that the data is set up for at once, so that a wrong root is found before weights are loaded, or
+        fetched. None: left to the trainer.
+    Raises ConfigError when they do not go together, DataError, CheckpointError.
+    """
+    import lightning
+
+    save_config(composed, run)
+    lightning.seed_everything(config["seed"], workers=True)
+    data = config.build("data")
+    if setup is not None:
+        data.setup(setup)
+    module = config.build("module")
+    trainer = make_trainer(config, run)
+    check_together(config, data, module, trainer)
+    return data, module, trainer
+
+
 def make_trainer(config: CheckedConfig, run: Path, **extra: Any) -> lightning.Trainer:
     """The trainer of the configuration with its callbacks and loggers; `extra` goes to it too.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_LINE_EVERY = 10.0  # seconds between lines of progress where there is no terminal
+
 CHECK_SCHEMA: Schema = {
     "sets": list[str],
     "workers": int,
@@ -94,20 +96,21 @@ def _walk(
     sources: Mapping[str, Any], grids: Grids, workers: int, reports: dict[str, SourceReport]
 ) -> Iterator[list[BadSample]]:
     """Problems as they are found; fills `reports`, source after source."""
-    from maskcap.cli.record_progress import record_progress
     from maskcap.data.checks.walk import SourceReport, walk
+    from maskcap.data.progress import Progress
 
     names = list(sources)
     reports.update({name: SourceReport(source) for name, source in sources.items()})
     chunks = walk(list(sources.values()), grids, workers)  # workers start before the bar's thread does
-    at = 0
-    with record_progress(sum(map(len, sources.values()))) as progress, _clear_worker_errors():
+    at = found = 0
+    with Progress("records", sum(map(len, sources.values())), every=_LINE_EVERY) as progress, _clear_worker_errors():
         for chunk in chunks:
             while at < chunk.source:
                 yield reports[names[at]].finish()
                 at += 1
             reports[names[at]].add(chunk)
-            progress(names[at], len(chunk.keys), len(chunk.problems))
+            found += len(chunk.problems)
+            progress.advance(f"{found} problems", count=len(chunk.keys), part=names[at])
             yield chunk.problems
     for name in names[at:]:
         yield reports[name].finish()

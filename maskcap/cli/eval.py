@@ -36,14 +36,7 @@ def run(config: DictConfig) -> float | None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from maskcap.cli.build import (
-        check_together,
-        checkpoint_file,
-        clear_errors,
-        make_trainer,
-        quiet_lightning,
-        save_config,
-    )
+    from maskcap.cli.build import build_run, checkpoint_file, clear_errors, quiet_lightning
     from maskcap.cli.from_shards import use_shards
     from maskcap.cli.runs import run_config
     from maskcap.cli.train import TRAIN_SCHEMA
@@ -63,14 +56,8 @@ def run(config: DictConfig) -> float | None:
     checked = check_config(merged, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
 
-    import lightning
-
     with quiet_lightning(), clear_errors(checkpoint):
-        save_config(merged, folder)
-        lightning.seed_everything(checked["seed"], workers=True)
-        data, module = checked.build("data"), checked.build("module")
-        trainer = make_trainer(checked, folder)
-        check_together(checked, data, module, trainer)
+        data, module, trainer = build_run(merged, checked, folder)
         trainer.validate(module, datamodule=data, ckpt_path=str(checkpoint), verbose=False, weights_only=True)
         return _report(trainer, module.val_predictions, folder, checked["optimized_metric"])
 

@@ -50,14 +50,7 @@ def run(config: DictConfig) -> float | None:
 
     Raises ConfigError before anything is built when the configuration is wrong; DataError, CheckpointError.
     """
-    from maskcap.cli.build import (
-        check_together,
-        checkpoint_file,
-        clear_errors,
-        make_trainer,
-        quiet_lightning,
-        save_config,
-    )
+    from maskcap.cli.build import build_run, checkpoint_file, clear_errors, quiet_lightning
     from maskcap.cli.from_shards import use_shards
     from maskcap.cli.runs import warn_of_changes
     from maskcap.config import check_config
@@ -71,17 +64,9 @@ def run(config: DictConfig) -> float | None:
     if resume is not None:
         warn_of_changes(resume, config)
 
-    import lightning
-
     with quiet_lightning(), clear_errors(resume):
-        save_config(config, folder)
-        lightning.seed_everything(checked["seed"], workers=True)
-        data = checked.build("data")
-        if checked["data"].get("prepare") is None:
-            data.setup("fit")  # a wrong root is found before weights are loaded, or fetched
-        module = checked.build("module")
-        trainer = make_trainer(checked, folder)
-        check_together(checked, data, module, trainer)
+        early = "fit" if checked["data"].get("prepare") is None else None  # what prepare draws is not there yet
+        data, module, trainer = build_run(config, checked, folder, setup=early)
         _say_what_trains(module, folder)
         trainer.fit(
             module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=resume is not None

@@ -12,12 +12,12 @@ def read_bytes(path: Path | Member, where: str) -> bytes:
     """All bytes of an image or video. `where`: the sample and the file, for messages.
 
     Raises ImageDecodeError for a file that is not there ("missing file") or cannot be read ("unreadable image"), and
-    ShardError for a member that is not what the shard's index says.
+    ShardError for a member that is not what the shard's index says; both name `where`.
     """
     if isinstance(path, Member):
         from maskcap.data.shards.members import read_member
 
-        return read_member(path)
+        return read_member(path, where)
     try:
         with open(path, "rb") as file:
             return file.read()

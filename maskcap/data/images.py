@@ -30,9 +30,13 @@ def read_image(ref: ImageRef, *, key: str = "") -> np.ndarray:
         from maskcap.data.video import read_frame
 
         return read_frame(ref, where)
+    return decode_image(read_bytes(ref.path, where), ref, where)
+
+
+def decode_image(data: bytes, ref: ImageRef, where: str) -> np.ndarray:
+    """Decode the bytes of a still image as `read_image` does, with its errors; `where`: the sample and the file."""
     from maskcap.data.image_decoders import decode_jpeg, decode_with_pillow
 
-    data = read_bytes(ref.path, where)
     if not data:
         fail(where, "the file is empty. Fetch it again", "truncated image")
     return (decode_jpeg if data[:2] == b"\xff\xd8" else decode_with_pillow)(data, ref, where)

@@ -11,9 +11,10 @@ import torch
 
 from maskcap.data.images import read_image, resize_to_planes
 from maskcap.data.record import ImageRef, Record, Region
+from maskcap.data.record_rules import bad_texts, empty_mask, missing_parts, raise_first, uneven_pair
 from maskcap.data.rle import decode_mask
 from maskcap.data.rle_resize import decode_resized
-from maskcap.errors import ConfigError, DataError
+from maskcap.errors import ConfigError
 
 Choice = Literal["first", "random"]
 
@@ -80,7 +81,8 @@ def make_sample(
     mask or regions that do not pair up; ImageDecodeError and MaskDecodeError come from the readers, and name the key.
     """
     check_options(image_size, regions_per_image, caption_choice, phrase_choice)
-    _check_record(record)
+    raise_first(missing_parts(record))
+    raise_first(uneven_pair(record))
     drawn = _draw_regions(len(record.regions1), regions_per_image, rng)
     regions = [record.regions1[i] for i in drawn]
     texts = [_draw_texts(record.key, region, rng, caption_choice, phrase_choice) for region in regions]
@@ -126,17 +128,8 @@ def _draw_texts(
     captions = region.captions
     if not captions:
         return _Texts()
-    for number, caption in enumerate(captions):
-        if not caption.strip():
-            raise DataError(
-                f"{key}: caption {number} of region {region.id!r} is empty; write one or remove it", "empty caption"
-            )
+    raise_first(bad_texts(region, key))
     questions = region.questions or (None,) * len(captions)
-    if len(questions) != len(captions):
-        raise DataError(
-            f"{key}: region {region.id!r} has {len(captions)} captions and {len(questions)} questions; "
-            "give one question for each caption (None: the default question) or none at all"
-        )
     chosen = _draw_one(len(captions), rng, caption_choice)
     if caption_choice == "first":
         references = (captions[chosen],)
@@ -172,11 +165,7 @@ def _mask_tensor(ref: ImageRef, regions: Sequence[Region], key: str, size: int) 
         name = f"{key}, region {region.id}"
         _, area = decode_resized(region.mask, ref.height, ref.width, size, key=name, out=mask_SS)
         if not area:
-            raise DataError(
-                f"{key}: the mask of region {region.id!r} is empty: there is nothing to describe or to segment. "
-                "Remove the region from the annotation, or correct its mask",
-                "empty mask",
-            )
+            raise empty_mask(f"{key}: the mask of region {region.id!r}")
         if not mask_SS.max():  # three times faster than any()
             mask_SS[...] = shrink_mask(decode_mask(region.mask, ref.height, ref.width, key=name), size)
             tiny += 1
@@ -206,15 +195,3 @@ def check_options(image_size: int, regions_per_image: int | None, caption_choice
     for name, value in (("caption_choice", caption_choice), ("phrase_choice", phrase_choice)):
         if value not in ("first", "random"):
             raise ConfigError(f'{name}={value!r}: choose "first" or "random"')
-
-
-def _check_record(record: Record) -> None:
-    if not record.regions1:
-        raise DataError(f"{record.key}: the record has no regions; its source should have left it out", "no regions")
-    if (record.image2 is None) != (record.regions2 is None):
-        raise DataError(f"{record.key}: a pair needs both image2 and regions2")
-    if record.regions2 is not None and len(record.regions2) != len(record.regions1):
-        raise DataError(
-            f"{record.key}: {len(record.regions1)} regions in the first frame, {len(record.regions2)} in the second; "
-            "a pair shows the same objects in the same order"
-        )

@@ -97,6 +97,7 @@ def test_bad_records_are_named_and_the_code_is_1(run, root: Path, capsys: pytest
     assert [line["reason"] for line in found if line["key"] == last] == ["malformed polygon", "empty mask"]
     assert all(last in line["message"] and "region" in line["message"] for line in found if line["key"] == last)
     assert "6 problems in 5 of 15 records" in " ".join(out.split())
+    assert "15 of 15 records: 6 problems" in (folder / "check.log").read_text()
     assert all(key in out for key in bad) and "malformed polygon" in out
     main = json.loads((folder / "check.json").read_text())["sets"]["train"]["main"]
     assert (main["counts"]["bad_records"], main["counts"]["problems"], len(main["reasons"])) == (5, 6, 6)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import re
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,5 +61,14 @@ def test_a_changed_member_is_never_an_image(member):
     data = bytearray(shard.read_bytes())
     data[member.offset + member.size // 2] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(ShardError, match="a.tar/a.png"):
-        read_image(ImageRef(member, 20, 30), key="k")
+    with pytest.raises(ShardError, match="^set/train/3: .*a.tar/a.png: its .* do not have the sha256"):
+        read_image(ImageRef(member, 20, 30), key="set/train/3")
+    with pytest.raises(ShardError, match=f"^{re.escape(str(member))}: its "):
+        read_bytes(member, "")
+
+
+def test_a_member_of_a_lost_tar_names_the_sample(member):
+    lost = replace(member, shard=member.shard + ".lost")
+    with pytest.raises(ShardError, match="^set/train/3: .*a.tar.lost/a.png: there is no file .*a.tar.lost") as caught:
+        read_image(ImageRef(lost, 20, 30), key="set/train/3")
+    assert caught.value.reason == "missing shard"

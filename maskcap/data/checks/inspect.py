@@ -1,6 +1,7 @@
 """One record, read whole: every problem it has, and its measures.
 
-A record has a problem here exactly when `make_sample` refuses it (with all of its regions): the same readers decide.
+A record has a problem here exactly when `make_sample` refuses it (with all of its regions): the same rules and readers
+decide.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from maskcap.data.bad_samples import BadSample
 from maskcap.data.checks.statistics import Statistics
 from maskcap.data.images import nearest_indices, read_image
 from maskcap.data.record import ImageRef, Record, Region
+from maskcap.data.record_rules import bad_texts, empty_mask, missing_parts, uneven_pair
 from maskcap.data.rle import decode_mask
 from maskcap.data.rle_resize import decode_resized
 from maskcap.data.source_facts import annotation_of, key_of
@@ -60,27 +62,20 @@ def inspect_record(source: Sequence[Record], index: int, grids: Grids, into: Sta
 
 
 def _problems(record: Record, grids: Grids, into: Statistics) -> Iterator[DataError]:
-    key, regions1, regions2 = record.key, record.regions1, record.regions2
+    key, regions1 = record.key, record.regions1
     into.counts["regions"] += len(regions1)
     into.histograms["regions_per_record"].add([len(regions1)])
-    if not regions1:
-        yield DataError(f"{key}: the record has no regions; its source should have left it out.", "no regions")
-    if (record.image2 is None) != (regions2 is None):
-        yield DataError(f"{key}: a pair needs both image2 and regions2.")
+    yield from missing_parts(record)
     yield from _image(record.image1, key, into)
     for region in regions1:
         yield from _texts(region, key, into)
         yield from _mask(region, record.image1, f"{key}, region {region.id}", grids, into)
-    if record.image2 is None or regions2 is None:
+    if record.image2 is None or record.regions2 is None:
         return
     into.counts["pairs"] += 1
-    if len(regions2) != len(regions1):
-        yield DataError(
-            f"{key}: {len(regions1)} regions in the first frame, {len(regions2)} in the second; a pair shows the same "
-            "objects in the same order."
-        )
+    yield from uneven_pair(record)
     yield from _image(record.image2, f"{key}, other frame", into)
-    for region in regions2:
+    for region in record.regions2:
         yield from _mask(region, record.image2, f"{key}, other frame, region {region.id}", grids, into)
 
 
@@ -103,15 +98,7 @@ def _texts(region: Region, key: str, into: Statistics) -> Iterator[DataError]:
     into.counts["questions"] += sum(question is not None for question in questions)
     into.histograms["captions_per_region"].add([len(captions)])
     into.histograms["caption_words"].add(len(caption.split()) for caption in captions)
-    for number, caption in enumerate(captions):
-        if not caption.strip():
-            message = f"{key}: caption {number} of region {region.id!r} is empty; write one or remove it."
-            yield DataError(message, "empty caption")
-    if captions and questions and len(questions) != len(captions):
-        yield DataError(
-            f"{key}: region {region.id!r} has {len(captions)} captions and {len(questions)} questions; give one "
-            "question for each caption or none at all."
-        )
+    yield from bad_texts(region, key)
 
 
 def _mask(region: Region, ref: ImageRef, where: str, grids: Grids, into: Statistics) -> Iterator[DataError]:
@@ -124,11 +111,7 @@ def _mask(region: Region, ref: ImageRef, where: str, grids: Grids, into: Statist
     into.counts["masks"] += 1
     if not area:
         into.counts["empty_masks"] += 1
-        yield DataError(
-            f"{where}: the mask is empty: there is nothing to describe or to segment. Remove the region from the "
-            "annotation, or correct its mask.",
-            "empty mask",
-        )
+        yield empty_mask(f"{where}: the mask")
         return
     into.histograms["mask_area"].add([area / (ref.height * ref.width)])
     if not mask_SS.any():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from maskcap.data.content import read_bytes
 from maskcap.data.image_checks import expected_size
-from maskcap.data.images import read_image, resize_image
-from maskcap.data.record import ImageRef, Member
+from maskcap.data.images import decode_image, resize_image
+from maskcap.data.record import ImageRef
 from maskcap.data.shards.plan import ShardOptions
 from maskcap.data.shards.records import StoredFile
 
@@ -35,14 +36,14 @@ def store_file(ref: ImageRef, key: str, options: ShardOptions) -> StoredFile:
 
     With `options.resize`, a still of more pixels than resize² becomes a JPEG of resize × resize. Raises DataError.
     """
-    data, stored = None, ref.stored
+    where = f"{key}: {ref.path}"
+    data, stored = read_bytes(ref.path, where), ref.stored
     size = options.resize
     if size is not None and ref.frame is None:
         height, width = expected_size(ref)
         if height * width > size * size:
-            data, stored = _resized(ref, key, size, options.quality), (size, size)
-    if data is None:
-        data = read_bytes(ref.path, f"{key}: {ref.path}")
+            pixels_SS3 = resize_image(decode_image(data, ref, where), size)
+            data, stored = _as_jpeg(pixels_SS3, options.quality, _subsampling(data)), (size, size)
     return StoredFile(extension(data), data, hashlib.sha256(data).hexdigest(), stored)
 
 
@@ -54,19 +55,16 @@ def extension(data: bytes) -> str:
     return "bin"
 
 
-def _resized(ref: ImageRef, key: str, size: int, quality: int) -> bytes:
+def _as_jpeg(pixels_SS3: np.ndarray, quality: int, subsampling: str) -> bytes:
     import simplejpeg
 
-    pixels_SS3 = resize_image(read_image(ref, key=key), size)
-    subsampling = _subsampling(ref.path, key)
     return simplejpeg.encode_jpeg(pixels_SS3, quality=quality, colorspace="RGB", colorsubsampling=subsampling)
 
 
-def _subsampling(path: Path | Member, key: str) -> str:
+def _subsampling(data: bytes) -> str:
     """A JPEG's own; 4:4:4 for everything else, so that no colour is lost that was there."""
     import simplejpeg
 
-    data = read_bytes(path, f"{key}: {path}")
     if data[:2] != b"\xff\xd8":
         return "444"
     header: Any = simplejpeg.decode_jpeg_header(data)

@@ -24,29 +24,31 @@ _OPEN_FILES = 128
 _PARSED_BYTES = 2**26
 
 
-def read_member(member: Member) -> bytes:
+def read_member(member: Member, where: str = "") -> bytes:
     """The member's data. Raises ShardError naming shard and member, what was expected and what was found.
 
+    where: what messages begin with instead, where the sample is known: its key, shard and member.
     Checked: the tar has that many bytes, the header before them has this name and size and is intact, and the data has
     the member's sha256 where it is known.
     """
     start, end = member.offset - BLOCK, member.offset + member.size
-    found = process_state().read(member.shard, start, end, str(member))
+    where = where or str(member)
+    found = process_state().read(member.shard, start, end, where)
     if len(found) < end - start:
         raise ShardError(
-            f"{member}: expected at bytes {start} to {end}, but the tar ends before: {len(found)} of {end - start} "
+            f"{where}: expected at bytes {start} to {end}, but the tar ends before: {len(found)} of {end - start} "
             f"bytes are there. {FETCH}.",
             "truncated shard",
         )
     problem = header_problem(found[:BLOCK], member.name, member.size)
     if problem is not None:
         raise ShardError(
-            f"{member}: expected at byte {start} of the tar, but {problem}. Is it another shard's file? {FETCH}."
+            f"{where}: expected at byte {start} of the tar, but {problem}. Is it another shard's file? {FETCH}."
         )
     data = found[BLOCK:]
     if member.sha256 is not None and hashlib.sha256(data).digest() != member.sha256:
         raise ShardError(
-            f"{member}: its {member.size} bytes do not have the sha256 in the index: they were changed after they were "
+            f"{where}: its {member.size} bytes do not have the sha256 in the index: they were changed after they were "
             f"written. {FETCH}.",
             "checksum mismatch",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from array import array
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -100,15 +101,20 @@ def make_plan(source: Sequence[Record], options: ShardOptions) -> Plan:
     order = np.argsort(group, kind="stable")
     ends = np.cumsum(np.bincount(group, minlength=len(numbers)))
     digest = hashlib.sha256(json.dumps([_FORMAT, source_name(source), asdict(options)]).encode("ascii"))
+    hashes = array("q")  # kept instead of the keys, which may be millions
     for index, last in zip(order.tolist(), np.isin(np.arange(1, len(order) + 1), ends).tolist(), strict=True):
-        digest.update(record_key(source, index).encode("utf-8", "surrogatepass") + (b"\1" if last else b"\0"))
+        key = record_key(source, index)
+        hashes.append(hash(key))
+        digest.update(key.encode("utf-8", "surrogatepass") + (b"\1" if last else b"\0"))
+    by_index = np.empty(len(order), np.int64)
+    by_index[order] = hashes
     return Plan(
         name=source_name(source),
         options=options,
         order=order,
         ends=ends,
         fingerprint=digest.hexdigest(),
-        twice=repeats(len(source), lambda i: record_key(source, i)),
+        twice=repeats(len(source), lambda i: record_key(source, i), by_index),
         skipped=dict(skipped_of(source)),
     )
 

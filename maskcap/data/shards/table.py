@@ -19,7 +19,16 @@ from maskcap.errors import DataError, ShardError
 
 @dataclass(frozen=True)
 class ShardRows:
-    """One shard's part of the table: G groups, N records (see `Table`)."""
+    """Groups (G) and records (N): of one shard, or of a whole set.
+
+    number:               int32 (G,): the group's number, which names its members.
+    offset, size, end:    int64 (G,), int32 (G,), int64 (G,): the group's JSON, and where its last file ends, in bytes.
+    sha256:               uint8 (G, 32), of the JSON.
+    first:                int64 (G,): the group's first record.
+    group:                int32 (N,): the record's group; -1: unknown, its shard's index cannot be read.
+    regions, characters:  int32 (N,).
+    keys:                 of the records.
+    """
 
     number: np.ndarray
     offset: np.ndarray
@@ -34,33 +43,17 @@ class ShardRows:
 
 
 @dataclass(frozen=True)
-class Table:
-    """All groups (G) and records (N) of a set, shard by shard.
+class Table(ShardRows):
+    """All groups and records of a set, shard by shard.
 
-    shards, blocks:       place and number of records of each shard.
-    shard, number:        int32 (G,): the group's shard; its number, which names its members.
-    offset, size, end:    int64 (G,), int32 (G,), int64 (G,): the group's JSON, and where its last file ends, in bytes.
-    sha256:               uint8 (G, 32), of the JSON.
-    first:                int64 (G,): the group's first record.
-    group:                int32 (N,): the record's group; -1: unknown, its shard's index cannot be read.
-    regions, characters:  int32 (N,).
-    keys:                 of the records.
-    bad:                  record → what is wrong with its shard.
+    shards, blocks: place and number of records of each shard.
+    shard:          int32 (G,): the group's shard.
+    bad:            record → what is wrong with its shard.
     """
 
     shards: tuple[str, ...]
     blocks: tuple[int, ...]
     shard: np.ndarray
-    number: np.ndarray
-    offset: np.ndarray
-    size: np.ndarray
-    end: np.ndarray
-    sha256: np.ndarray
-    first: np.ndarray
-    group: np.ndarray
-    regions: np.ndarray
-    characters: np.ndarray
-    keys: Texts
     bad: dict[int, DataError]
 
 
@@ -90,7 +83,7 @@ def read_table(folder: str, index: SetIndex) -> Table:
     keys = Texts.joined(columns.pop("keys"))
     arrays = {name: np.concatenate(parts) for name, parts in columns.items()}
     shard = np.repeat(np.arange(len(rows), dtype=np.int32), [len(part.number) for part in rows])
-    return Table(places, tuple(listed.records), shard, **arrays, keys=keys, bad=bad)
+    return Table(**arrays, keys=keys, shards=places, blocks=tuple(listed.records), shard=shard, bad=bad)
 
 
 def _read_rows(data: bytes | OSError, index: SetIndex, number: int, folder: str) -> ShardRows | ShardError:

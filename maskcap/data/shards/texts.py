@@ -38,9 +38,13 @@ class Texts:
         return whole
 
 
-def repeats(count: int, key_of: Callable[[int], str]) -> dict[int, int]:
-    """Index → the first index with the same key, for every later one; 8 bytes a key while it looks."""
-    hashes = np.fromiter((hash(key_of(i)) for i in range(count)), np.int64, count)
+def repeats(count: int, key_of: Callable[[int], str], hashes: np.ndarray | None = None) -> dict[int, int]:
+    """Index → the first index with the same key, for every later one; 8 bytes a key while it looks.
+
+    hashes: int64 (count,), Python's `hash` of each key, from a caller that has been through all of them.
+    """
+    if hashes is None:
+        hashes = np.fromiter((hash(key_of(i)) for i in range(count)), np.int64, count)
     order = np.argsort(hashes, kind="stable")
     alike = hashes[order[1:]] == hashes[order[:-1]]
     suspects = order[np.unique(np.concatenate([np.flatnonzero(alike), np.flatnonzero(alike) + 1]))]

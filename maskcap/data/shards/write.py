@@ -10,11 +10,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from maskcap.data.progress import Progress
 from maskcap.data.record import Record
 from maskcap.data.shards.atomic import remove_stale, write_file, write_hint
 from maskcap.data.shards.index import BAD_SAMPLES, INDEX, Sidecar, make_set_index, shard_name, sidecar_name
 from maskcap.data.shards.plan import Plan, ShardOptions, claim_folder, make_plan
-from maskcap.data.shards.progress import Progress
 from maskcap.data.shards.storage import join, list_files, make_folder, place_of, read_file, remove
 from maskcap.data.shards.workers import write_all
 from maskcap.data.shards.writer import OnBadSample, ShardWriter

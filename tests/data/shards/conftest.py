@@ -19,6 +19,7 @@ from maskcap.data.scenes import make_scenes
 from maskcap.data.shards.plan import ShardOptions
 from maskcap.data.shards.write import write_shards
 from maskcap.data.sources import OspreySource, RefCOCOSource, SA1BSource, SAVSource
+from maskcap.errors import DataError
 
 MAKE: dict[str, Callable[[Path], Sequence[Record]]] = {
     "sa1b": SA1BSource,
@@ -28,6 +29,25 @@ MAKE: dict[str, Callable[[Path], Sequence[Record]]] = {
     "osprey": lambda root: OspreySource(root / "osprey" / "osprey_detail_description.json", root / "coco"),
     "questions": lambda root: OspreySource(root / "osprey" / "osprey_short_form.json", root / "coco"),
 }
+
+
+def cut(path: Path, size: int) -> None:
+    """Keep the first `size` bytes."""
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def swap(a: Path, b: Path) -> None:
+    """Exchange the contents of two files."""
+    kept = a.read_bytes()
+    a.write_bytes(b.read_bytes())
+    b.write_bytes(kept)
+
+
+def flip(path: Path, place: int, bit: int = 4) -> None:
+    """Change one bit of the byte at `place`."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= bit
+    path.write_bytes(data)
 
 
 @pytest.fixture(scope="session")
@@ -98,6 +118,28 @@ def assert_same(sample_of) -> Callable[[Sequence[Record], Sequence[Record]], Non
                 assert same, (record.key, field.name)
 
     return check
+
+
+@pytest.fixture
+def read_all(sample_of, assert_same) -> Callable[..., tuple[list[str], dict[int, DataError]]]:
+    """read_all(there, original): makes every sample; keys of those that come, which must be the undamaged ones, and
+    the others' errors."""
+
+    def read(there: Sequence[Record], original: Sequence[Record]) -> tuple[list[str], dict[int, DataError]]:
+        undamaged = {record.key: record for record in original}
+        good: list[Record] = []
+        errors: dict[int, DataError] = {}
+        for i in range(len(there)):
+            try:
+                record = there[i]
+                sample_of(record, i)
+                good.append(record)
+            except DataError as error:
+                errors[i] = error
+        assert_same(good, [undamaged[record.key] for record in good])
+        return [record.key for record in good], errors
+
+    return read
 
 
 @pytest.fixture

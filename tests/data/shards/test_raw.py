@@ -20,6 +20,8 @@ from maskcap.data.shards.write import write_shards
 from maskcap.data.sources import SA1BSource
 from maskcap.errors import ConfigError, DataError, ShardError
 
+from .conftest import cut, flip, swap
+
 BLOCK = 512
 
 
@@ -30,21 +32,14 @@ def first(raw_tars: Path) -> Path:
 
 
 @pytest.fixture
-def good(scenes: Path, sample_of, assert_same) -> Callable[[Sequence[Record]], list[str]]:
+def good(scenes: Path, read_all) -> Callable[[Sequence[Record]], list[str]]:
     """good(there): numbers N of the samples that come; asserts that each is the undamaged one."""
 
     def read(there: Sequence[Record]) -> list[str]:
-        original = {record.key: record for record in SA1BSource(scenes)}
-        found: list[Record] = []
-        for i in range(len(there)):
-            try:
-                record = there[i]
-                sample_of(record, i)
-                found.append(record)
-            except DataError as error:
-                assert isinstance(error, ShardError) or error.reason == "unreadable annotation", error
-        assert_same(found, [original[record.key] for record in found])
-        return [record.key.rpartition("/")[2] for record in found]
+        keys, errors = read_all(there, SA1BSource(scenes))
+        for error in errors.values():
+            assert isinstance(error, ShardError) or error.reason == "unreadable annotation", error
+        return [key.rpartition("/")[2] for key in keys]
 
     return read
 
@@ -123,7 +118,7 @@ def test_the_headers_are_read_once(raw_tars: Path, cache_folder: Path, monkeypat
     assert good(ShardSource(raw_tars)) == good(ShardSource(raw_tars)) == numbers
     assert sorted(scanned) == ["sa_000000.tar", "sa_000001.tar"] and len(list(cache_folder.iterdir())) == 2
     for kept in cache_folder.iterdir():
-        kept.write_bytes(kept.read_bytes()[:100])
+        cut(kept, 100)
     os.utime(raw_tars / "sa_000001.tar", ns=(1, 1))
     assert good(ShardSource(raw_tars)) == numbers and len(scanned) == 4
 
@@ -138,7 +133,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
 
 def test_a_cut_in_a_header(first: Path, raw_tars: Path, numbers: list[str], good):
     third = members(first)[f"./sa_{numbers[2]}.json"]
-    first.write_bytes(first.read_bytes()[: third.offset + 100])
+    cut(first, third.offset + 100)
     there = ShardSource(raw_tars)
     assert problems(there) == [(f"…/{numbers[2]}", "missing member"), ("…/(end)", "truncated shard")]
     assert "it ends 100 bytes into a header" in str(there.bad[3]) and str(first) in str(there.bad[3])
@@ -147,7 +142,7 @@ def test_a_cut_in_a_header(first: Path, raw_tars: Path, numbers: list[str], good
 
 def test_a_cut_in_a_body(first: Path, raw_tars: Path, numbers: list[str], good):
     third = members(first)[f"./sa_{numbers[2]}.json"]
-    first.write_bytes(first.read_bytes()[: third.offset_data + 10])
+    cut(first, third.offset_data + 10)
     there = ShardSource(raw_tars)
     assert problems(there) == [(f"…/{numbers[2]}", "truncated shard"), ("…/(end)", "truncated shard")]
     assert f"bytes before the end of the member ./sa_{numbers[2]}.json" in str(there.bad[2])
@@ -166,9 +161,8 @@ def test_a_cut_between_members_and_at_the_end(first: Path, raw_tars: Path, numbe
 
 
 def test_a_flipped_bit_in_a_header_costs_one_sample(first: Path, raw_tars: Path, numbers: list[str], good):
-    data, second = bytearray(first.read_bytes()), members(first)[f"./sa_{numbers[1]}.jpg"]
-    data[second.offset + 126] ^= 1
-    first.write_bytes(data)
+    second = members(first)[f"./sa_{numbers[1]}.jpg"]
+    flip(first, second.offset + 126, bit=1)
     there = ShardSource(raw_tars)
     key = f"(byte {second.offset})"
     assert problems(there) == [(f"…/{key}", "damaged shard"), (f"…/{numbers[1]}", "missing member")]
@@ -176,9 +170,7 @@ def test_a_flipped_bit_in_a_header_costs_one_sample(first: Path, raw_tars: Path,
 
 
 def test_a_flipped_bit_in_an_annotation_is_seen_where_json_shows_it(first: Path, raw_tars: Path, numbers, good):
-    data, second = bytearray(first.read_bytes()), members(first)[f"./sa_{numbers[1]}.json"]
-    data[second.offset_data] ^= 4
-    first.write_bytes(data)
+    flip(first, members(first)[f"./sa_{numbers[1]}.json"].offset_data)
     there = ShardSource(raw_tars)
     with pytest.raises(DataError, match=f"sa_{numbers[1]}.json: not valid JSON"):
         there[1]
@@ -203,10 +195,7 @@ def test_tars_one_after_the_other_in_a_file(raw_tars: Path, first: Path, numbers
 
 def test_swapped_tars_after_the_headers_were_read(raw_tars: Path, first: Path, numbers: list[str], good):
     there = ShardSource(raw_tars)
-    second = raw_tars / "sa_000001.tar"
-    kept = first.read_bytes()
-    first.write_bytes(second.read_bytes())
-    second.write_bytes(kept)
+    swap(first, raw_tars / "sa_000001.tar")
     assert good(there) == []
     with pytest.raises(ShardError, match=rf"sa_000000\.tar/\./sa_{numbers[0]}.json: expected at byte"):
         there[0]

@@ -1,11 +1,10 @@
-"""Places: local folders, URLs, web servers; texts; progress."""
+"""Places: local folders, URLs, web servers; texts."""
 
 from __future__ import annotations
 
 import errno
 import http.server
 import io
-import logging
 import os
 import re
 import socket
@@ -17,11 +16,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from maskcap.data.shards import ShardSource
 from maskcap.data.shards.atomic import remove_stale, temporary_path, write_file, write_hint
-from maskcap.data.shards.progress import Progress
 from maskcap.data.shards.storage import (
     describe_url,
     digest,
@@ -212,27 +211,9 @@ def test_texts_and_repeats():
     parts = Texts.joined([Texts(texts[:2]), Texts([]), Texts(texts[2:])])
     assert list(parts) == texts and len(parts) == 7
     assert repeats(len(parts), parts.__getitem__) == {4: 1, 5: 0}
+    hashes, asked = np.array([hash(text) for text in texts], np.int64), list[int]()
+    assert repeats(len(parts), lambda i: asked.append(i) or parts[i], hashes) == {4: 1, 5: 0}
+    assert asked == [0, 1, 4, 5]  # only those whose hashes are alike
     assert repeats(0, str) == {} and repeats(3, str) == {}
     with pytest.raises(IndexError):
         parts[7]
-
-
-def test_progress_is_a_bar_on_a_terminal_and_lines_elsewhere(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-):
-    with caplog.at_level(logging.INFO), Progress("shards", 2) as progress:
-        progress.advance("1 record")
-        progress.advance("3 records")
-    assert [record.getMessage() for record in caplog.records] == ["2 of 2 shards: 3 records"]
-
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    with Progress("shards", 2) as progress:
-        progress.advance("1 record")
-        progress.advance("3 records")
-    assert "2/2" in terminal.getvalue() and "3 records" in terminal.getvalue()

@@ -14,7 +14,7 @@ import pytest
 from maskcap.data.holdout import RecordSubset
 from maskcap.data.record import ImageRef, Record, Region
 from maskcap.data.shards import ShardSource
-from maskcap.data.shards.plan import ShardOptions
+from maskcap.data.shards.plan import ShardOptions, make_plan
 from maskcap.data.shards.write import write_shards
 from maskcap.errors import ConfigError, DataError, MaskDecodeError, ShardError
 
@@ -75,6 +75,25 @@ def test_another_plan_in_the_same_folder_is_refused(
         write_shards(wanted, shards, options, workers=0)
     assert f"holds the shards of another plan ({difference})" in str(error.value)
     assert contents(shards) == before
+
+
+def test_a_plan_asks_for_each_key_once(source):
+    class Keyless(Known):
+        read: list[int] = []
+
+        def __getitem__(self, index):
+            self.read.append(index)
+            return super().__getitem__(index)
+
+        def image_of(self, index: int) -> int:
+            return index % 2
+
+    records = Keyless(source())
+    plan = make_plan(records, FIVE)
+    assert sorted(records.read) == list(range(15)) and plan.twice == {}
+    assert plan.order.tolist() == [*range(0, 15, 2), *range(1, 15, 2)] and plan.ends.tolist() == [8, 15]
+    records[14] = list.__getitem__(records, 3)
+    assert make_plan(records, FIVE).twice == {14: 3}
 
 
 def test_a_plan_without_shards_is_replaced(source, tmp_path: Path, shards: Path, contents):
