@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from maskcap.losses import (
+    answer_loss,
     caption_loss,
     dice_loss,
     grounding_loss,
@@ -55,6 +59,87 @@ def test_caption_loss_is_the_mean_over_tokens() -> None:
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     expected = -log_p[np.arange(5), labels].mean()
     assert caption_loss(torch.from_numpy(logits), torch.from_numpy(labels)).item() == pytest.approx(expected, rel=1e-5)
+
+
+def head(tokens: int, vocabulary: int = 300, width: int = 16) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Random states and weights as leaves with gradient, and labels."""
+    generator = torch.Generator().manual_seed(tokens)
+    states = torch.randn(tokens, width, generator=generator).requires_grad_()
+    weight = torch.randn(vocabulary, width, generator=generator).mul_(0.5).requires_grad_()
+    return states, weight, torch.randint(vocabulary, (tokens,), generator=generator)
+
+
+@pytest.mark.parametrize(("tokens", "chunk"), [(1, 1), (2, 1), (10, 3), (10, 5), (10, 9), (10, 11), (10, None)])
+@pytest.mark.parametrize("trained", ["both", "states", "weight"])
+def test_answer_loss_is_the_plain_logits_loss(tokens: int, chunk: int | None, trained: str) -> None:
+    states, weight, labels = head(tokens)
+    leaves = {"both": [states, weight], "states": [states], "weight": [weight]}[trained]
+    for leaf in {states, weight} - set(leaves):
+        leaf.requires_grad_(False)
+    expected = caption_loss(states @ weight.T, labels)
+    loss = answer_loss(states, weight, labels, chunk)
+    assert loss.dtype == torch.float32 and loss.shape == ()
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-6)
+    for found, wanted in zip(
+        torch.autograd.grad(2.5 * loss, leaves), torch.autograd.grad(2.5 * expected, leaves), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [3, None])
+def test_answer_loss_under_autocast_multiplies_in_bfloat16_and_sums_in_float32(chunk: int | None) -> None:
+    states, weight, labels = head(40)
+
+    def measure(loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return loss.detach(), *torch.autograd.grad(loss, [states, weight])
+
+    exact = measure(caption_loss(states @ weight.T, labels))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        plain = measure(caption_loss(torch.nn.functional.linear(states, weight), labels))
+        found = measure(answer_loss(states, weight, labels, chunk))
+    torch.testing.assert_close(found[0], plain[0], rtol=1e-6, atol=1e-6)  # of the same rounded logits
+    assert {value.dtype for value in found} == {torch.float32}
+    for ours, theirs, truth in zip(found[1:], plain[1:], exact[1:], strict=True):
+        assert (ours - truth).norm() < 1.1 * (theirs - truth).norm()  # no less precise than plain logits
+
+
+def test_two_losses_of_tied_weights_add_up() -> None:
+    """Two loops in one step, whose states come from embeddings that are the head's weights."""
+    _, weight, labels = head(12)
+
+    def step(loss_of: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        states = torch.nn.functional.embedding(labels.flip(0), weight).tanh()
+        loss = loss_of(states, labels) + 0.1 * loss_of(states[:7] * 2, labels[:7])
+        return loss.detach(), torch.autograd.grad(loss, weight)[0]
+
+    found = step(lambda states, labels: answer_loss(states, weight, labels, chunk=4))
+    expected = step(lambda states, labels: caption_loss(states @ weight.T, labels))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_answer_loss_without_gradient_and_with_a_second_backward() -> None:
+    states, weight, labels = head(10)
+    loss = answer_loss(states, weight, labels, chunk=3)
+    with torch.no_grad():
+        assert torch.equal(answer_loss(states, weight, labels, chunk=3), loss)
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="used up"):
+        loss.backward()
+
+
+def test_logits_of_one_chunk_are_alive_at_most() -> None:
+    states, weight, labels = head(64, vocabulary=300, width=16)
+    shapes = set()
+
+    class Shapes(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            shapes.update([tuple(out.shape)] if isinstance(out, torch.Tensor) else [])
+            return out
+
+    with Shapes():
+        answer_loss(states, weight, labels, chunk=8).backward()
+    assert {shape for shape in shapes if shape[-1:] == (300,)} == {(8, 300), (16, 300)}  # 16: the weights, transposed
 
 
 def test_uncertain_points_lie_near_the_boundary_and_carry_gradient() -> None:

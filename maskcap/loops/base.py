@@ -5,8 +5,10 @@ Shapes: R regions of the batch, r of them that the loop can use.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
@@ -14,7 +16,10 @@ from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
-    from maskcap.models.mask_caption import EncodedImages, MaskCaptionModel
+    from maskcap.models.encoded import EncodedImages
+    from maskcap.models.mask_caption import MaskCaptionModel
+    from maskcap.models.reading import Reading
+    from maskcap.models.segments import Questions
 
 Need: TypeAlias = Literal["captions", "phrases"]
 
@@ -100,7 +105,16 @@ class LoopPrediction:
         )
 
 
-class Loop(Protocol):
+@dataclass(frozen=True)
+class Ask:
+    """A loop's step in two halves: what it asks of the language model (None: nothing), and what it makes of the
+    reading. Between them the questions of all loops are read together."""
+
+    finish: Callable[[Reading | None], LoopOutput]
+    questions: Questions | None = None
+
+
+class Loop(ABC):
     """A loop: weight in the step's loss, a loss, a prediction, and which words it needs of the data.
 
     needs: "captions" of any kind, "phrases" that single a region out, or None.
@@ -109,18 +123,38 @@ class Loop(Protocol):
     weight: float
     needs: Need | None
 
-    def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
-        """The loop's loss on a training batch."""
-        ...
+    @abstractmethod
+    def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
+        """The loop's loss on a training batch, up to the language model's reading and from there."""
 
+    @abstractmethod
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """The loop's predictions on a validation batch, without gradient."""
-        ...
+
+    def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
+        """The loop's loss on a training batch, with a reading of its own."""
+        return run_loops(model, {"": self}, batch, context)[""]
 
 
-def nothing_to_learn(model: MaskCaptionModel) -> LoopOutput:
+def run_loops(
+    model: MaskCaptionModel, loops: Mapping[str, Loop], batch: Batch, context: StepContext
+) -> dict[str, LoopOutput]:
+    """One step of all loops, by name: each image is encoded once, the language model runs once over all segments."""
+    asks = {name: loop.ask(model, batch, context) for name, loop in loops.items()}
+    asked = {name: ask.questions for name, ask in asks.items() if ask.questions is not None}
+    readings = dict(zip(asked, model.read(context.encoded, list(asked.values())), strict=True)) if asked else {}
+    return {name: ask.finish(readings.get(name)) for name, ask in asks.items()}
+
+
+def nothing_to_learn(model: MaskCaptionModel) -> Ask:
     """A zero with a graph, for a batch without any region that the loop can use: no rank waits for another."""
-    return LoopOutput(model.region_marker.sum() * 0.0, {})
+    return Ask(lambda _: LoopOutput(model.region_marker.sum() * 0.0, {}))
+
+
+def weighted_sum(parts: Mapping[str, tuple[float, torch.Tensor]]) -> LoopOutput:
+    """Losses with their weights, by name → their sum; each is logged as it is."""
+    loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
+    return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
 
 
 def take(rows: torch.Tensor, indices: list[int]) -> torch.Tensor:

@@ -5,13 +5,23 @@ Shapes: r regions with a phrase, T image tokens, M low-res mask side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
-from maskcap.loops.base import LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn, take
+from maskcap.loops.base import (
+    Ask,
+    Loop,
+    LoopOutput,
+    LoopPrediction,
+    Need,
+    StepContext,
+    nothing_to_learn,
+    take,
+    weighted_sum,
+)
 from maskcap.losses import (
-    caption_loss,
     dice_loss,
     grounding_loss,
     phrase_contrast,
@@ -25,11 +35,13 @@ from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
-    from maskcap.models.mask_caption import EncodedImages, MaskCaptionModel, Phrases
+    from maskcap.models.encoded import EncodedImages
+    from maskcap.models.mask_caption import MaskCaptionModel
+    from maskcap.models.reading import Reading
     from maskcap.models.segmenter import Segmenter
 
 
-class CaptionToMask:
+class CaptionToMask(Loop):
     """Learns the masks of the regions that have a phrase.
 
     ce_weight, dice_weight: of the mask loss (Sa2VA's 2.0 and 0.5). answer_weight: of the cross-entropy on the answer
@@ -57,33 +69,23 @@ class CaptionToMask:
         self.contrast_weight = contrast_weight
         self.sampled_points = sampled_points
 
-    def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
+    def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Weighted sum of the losses above; each is logged by its name."""
         chosen = [index for index, phrase in enumerate(batch.phrase) if phrase is not None]
         if not chosen:
             return nothing_to_learn(model)
         phrases = [batch.phrase[index] or "" for index in chosen]
-        mask1, region_image = take(batch.mask1, chosen), take(batch.region_image, chosen)
-        tokens = context.encoded.tokens
-        read = model.read_phrases(
-            context.encoded,
-            phrases,
-            batch.images_of(chosen),
-            keep_image=context.keep_image(),
-            names=batch.names_of(chosen),
+        questions = model.phrase_questions(
+            phrases, batch.images_of(chosen), keep_image=context.keep_image(), names=batch.names_of(chosen)
         )
-        parts: dict[str, tuple[float, torch.Tensor]] = {"answer": (self.answer_weight, self._answer_loss(model, read))}
-        grounding_map = None
-        if model.grounding is not None:
-            grounding_map = self._ground(model, read.seg_states, mask1, region_image, phrases, context, parts)
-        if context.use_segmenter:
-            logits = model.mask_logits(
-                context.encoded.segmenter, read.seg_states, region_image, grounding_map, tokens.layout.grid
-            )
-            parts |= mask_losses(self, model.segmenter, logits, mask1, context.noise)
-        loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
-        logs = {name: value.detach() for name, (_, value) in parts.items()}
-        return LoopOutput(loss, {"loss": loss.detach(), **logs})
+        asked = _Asked(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen))
+
+        def finish(reading: Reading | None) -> LoopOutput:
+            assert reading is not None
+            parts = self._losses(model, asked, reading, context)
+            return weighted_sum(parts)
+
+        return Ask(finish, questions)
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """Mask logits of every phrase of every region; a region with several phrases comes several times."""
@@ -95,31 +97,46 @@ class CaptionToMask:
         logits = model.segment(batch.image1, phrases, region_image, encoded=encoded, names=batch.names_of(regions))
         return LoopPrediction(regions, phrases=phrases, mask_logits=logits)
 
-    def _answer_loss(self, model: MaskCaptionModel, read: Phrases) -> torch.Tensor:
-        states = read.states.flatten(0, 1).index_select(0, read.sequences.answer_positions)
-        return caption_loss(model.vlm.head(states), read.sequences.answer_ids)  # type: ignore[operator]
+    def _losses(
+        self, model: MaskCaptionModel, asked: _Asked, reading: Reading, context: StepContext
+    ) -> dict[str, tuple[float, torch.Tensor]]:
+        """Each loss with its weight, by name."""
+        encoded, seg_states = context.encoded, reading.seg_states
+        parts = {"answer": (self.answer_weight, model.answer_loss(encoded, reading))}
+        grounding_map = None
+        if model.grounding is not None:
+            grounding_map, losses = self._ground(model, asked, seg_states, encoded)
+            parts |= losses
+        if context.use_segmenter:
+            logits = model.mask_logits(encoded, seg_states, asked.region_image, grounding_map)
+            parts |= mask_losses(self, model.segmenter, logits, asked.mask1, context.noise)
+        return parts
 
     def _ground(
-        self,
-        model: MaskCaptionModel,
-        seg_states: torch.Tensor,
-        mask1: torch.Tensor,
-        region_image: torch.Tensor,
-        phrases: list[str],
-        context: StepContext,
-        parts: dict[str, tuple[float, torch.Tensor]],
-    ) -> torch.Tensor:
-        """The grounding map (r, T), its losses added to `parts`."""
-        head, keys, grid = model.grounding, context.encoded.keys, context.encoded.tokens.layout.grid
+        self, model: MaskCaptionModel, asked: _Asked, seg_states: torch.Tensor, encoded: EncodedImages
+    ) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
+        """The grounding map (r, T) and its losses."""
+        head, keys, grid = model.grounding, encoded.keys, encoded.tokens.layout.grid
         assert head is not None and grid is not None
         queries = head.queries(seg_states)
-        grounding_map = head(queries, keys, region_image)
-        covered = coverage(mask1, grid[0])
-        same = to_device([torch.tensor([[a == b for b in phrases] for a in phrases])], seg_states.device)[0]
-        contrast = phrase_contrast(queries, region_keys(keys, covered, region_image), same, head.scale)
-        parts["grounding"] = (self.grounding_weight, grounding_loss(grounding_map, covered))
-        parts["contrast"] = (self.contrast_weight, contrast)
-        return grounding_map
+        grounding_map = head(queries, keys, asked.region_image)
+        covered = coverage(asked.mask1, grid[0])
+        same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
+        (same,) = to_device([same], seg_states.device)
+        contrast = phrase_contrast(queries, region_keys(keys, covered, asked.region_image), same, head.scale)
+        return grounding_map, {
+            "grounding": (self.grounding_weight, grounding_loss(grounding_map, covered)),
+            "contrast": (self.contrast_weight, contrast),
+        }
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The r regions asked for: phrases, masks (r, H, W), the image of each."""
+
+    phrases: list[str]
+    mask1: torch.Tensor
+    region_image: torch.Tensor
 
 
 class MaskLossSettings(Protocol):

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskcap.loops.base import LoopOutput, LoopPrediction, Need, StepContext
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, weighted_sum
 from maskcap.loops.caption_to_mask import mask_losses
 from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
-    from maskcap.models.mask_caption import EncodedImages, MaskCaptionModel
+    from maskcap.models.encoded import EncodedImages
+    from maskcap.models.mask_caption import MaskCaptionModel
+    from maskcap.models.reading import Reading
 
 
-class PromptToMask:
+class PromptToMask(Loop):
     """Each step prompts with one point inside each mask, or with its box, by a fair coin of the step's generator.
 
     box_jitter: uniform noise on the box's sides, as a share of its width and height. Evaluation uses exact boxes.
@@ -40,18 +42,26 @@ class PromptToMask:
         self.box_jitter = box_jitter
         self.sampled_points = sampled_points
 
-    def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
-        """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`."""
+    def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
+        """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`. The language model has no part."""
+
+        def finish(_: Reading | None) -> LoopOutput:
+            logits = self._logits(model, batch, context)
+            parts = mask_losses(self, model.segmenter, logits, batch.mask1, context.noise)
+            return weighted_sum(parts)
+
+        return Ask(finish)
+
+    def _logits(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> torch.Tensor:
+        """Low-res mask logits (R, M, M) from points or boxes, by the coin."""
         segmenter, noise = model.segmenter, context.noise
         if torch.rand((), generator=context.generator).item() < 0.5:
             points = random_points(batch.mask1, noise)[:, None]
             sparse = segmenter.embed_points(points, torch.ones_like(points[..., 0], dtype=torch.int64))
         else:
             sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), noise))
-        logits = segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
-        parts = mask_losses(self, segmenter, logits, batch.mask1, noise)
-        loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
-        return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
+        context.encoded.work.masks += batch.mask1.shape[0]
+        return segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
 
     @torch.no_grad()
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:

@@ -65,15 +65,26 @@ def fill(template: str, **values: str) -> list[str | Words]:
     return pieces
 
 
+def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Token ids of each prompt, template text and Words, without the tokens that a tokenizer adds at the ends.
+
+    Equal pieces are read once and all of a kind in one call: a tokenizer's calls cost more than their words.
+    """
+    pieces = [[prompt] if isinstance(prompt, str) else prompt for prompt in prompts]
+    found: dict[str | Words, list[int]] = {"": [], Words(""): []}
+    for kind in (str, Words):
+        new = list(dict.fromkeys(piece for row in pieces for piece in row if isinstance(piece, kind)))
+        new = [piece for piece in new if piece not in found]
+        if new:
+            texts = [piece.text if isinstance(piece, Words) else piece for piece in new]
+            rows = tokenizer(texts, add_special_tokens=False, split_special_tokens=kind is Words).input_ids
+            found.update(zip(new, rows, strict=True))
+    return [[token for piece in row for token in found[piece]] for row in pieces]
+
+
 def token_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Token ids of template text and Words, without the tokens that a tokenizer adds at the ends."""
-    ids: list[int] = []
-    for piece in [prompt] if isinstance(prompt, str) else prompt:
-        words = isinstance(piece, Words)
-        text = piece.text if isinstance(piece, Words) else piece
-        if text:
-            ids += tokenizer(text, add_special_tokens=False, split_special_tokens=words).input_ids
-    return ids
+    """As `tokenise`, of one prompt."""
+    return tokenise(tokenizer, [prompt])[0]
 
 
 def tiny_conversation() -> Conversation:

@@ -85,6 +85,7 @@ def tiny_sam2(
     mlp_dim: int = 512,
     std: float = 0.06,
     target_resize: TargetResize = "area",
+    decode_chunk: int | None = None,
     seed: int = 0,
 ) -> Segmenter:
     """`Sam2Model` with random weights: low-res masks of image_size / 4, embeddings of image_size / 16.
@@ -138,7 +139,7 @@ def tiny_sam2(
         model = Sam2Model(config)
     shared = model.shared_image_embedding.positional_embedding
     model.prompt_encoder.shared_embedding.positional_embedding.copy_(shared)
-    return Segmenter(model, target_resize)
+    return Segmenter(model, target_resize, decode_chunk)
 
 
 def pretrained_internvl(
@@ -175,9 +176,11 @@ def pretrained_sam2(
     dtype: str = "float32",
     freeze_patterns: Sequence[str] = (),
     target_resize: TargetResize = "nearest",
+    decode_chunk: int | None = None,
     local_files_only: bool = False,
 ) -> Segmenter:
-    """SAM2 from a folder or a hub id (e.g. `facebook/sam2.1-hiera-large`). Raises ConfigError as above."""
+    """SAM2 from a folder or a hub id (e.g. `facebook/sam2.1-hiera-large`); decode_chunk: see `Segmenter`. Raises
+    ConfigError as above."""
     from transformers import Sam2Model
 
     from maskcap.models.segmenter import Segmenter
@@ -185,7 +188,7 @@ def pretrained_sam2(
     model = _load(Sam2Model, "segmenter.path", path, dtype, local_files_only)
     freeze(model, freeze_patterns)
     train_in_float32(model)
-    return Segmenter(model, target_resize)
+    return Segmenter(model, target_resize, decode_chunk)
 
 
 def _start_positions(embeddings: Any, side: int, scale: float = 4.0) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import to_device, to_host
 
 Pool = Literal["nearest", "area", "any"]
 
@@ -55,7 +56,7 @@ def fill_empty(prompt_masks: torch.Tensor, mask1: torch.Tensor) -> tuple[torch.T
     regions, grid = prompt_masks.shape[0], prompt_masks.shape[-1]
     flat = prompt_masks.flatten(1)
     empty = ~flat.any(dim=1)
-    best = F.one_hot(coverage(mask1, grid).argmax(dim=1), grid * grid).bool()
+    best = coverage(mask1, grid).argmax(dim=1)[:, None] == torch.arange(grid * grid, device=mask1.device)
     return torch.where(empty[:, None], best, flat).view(regions, grid, grid), empty.sum()
 
 
@@ -79,7 +80,8 @@ def select_features_flat(
     The masks come to the host, since the sequences' lengths depend on them: the one wait.
     """
     tokens = features.shape[1]
-    mask_RT = prompt_masks.flatten(1).cpu()
-    region, token = to_device(torch.nonzero(mask_RT).unbind(1), features.device)
-    rows = region_image[region] * tokens + token
-    return features.flatten(0, 1).index_select(0, rows), mask_RT.sum(dim=1).tolist()
+    mask_RT = to_host(prompt_masks.flatten(1))
+    numbers = [torch.from_numpy(indices) for indices in np.nonzero(mask_RT)]
+    region, token = to_device(numbers, features.device)
+    rows = region_image.index_select(0, region) * tokens + token
+    return features.flatten(0, 1).index_select(0, rows), mask_RT.sum(axis=1).tolist()

@@ -1,9 +1,10 @@
-"""Host → device copies that nothing waits for."""
+"""Host → device copies that nothing waits for, and the one way back, which waits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 
@@ -19,3 +20,8 @@ def to_device(tensors: Sequence[torch.Tensor], device: torch.device | str) -> li
     packed = torch.cat([tensor.reshape(-1) for tensor in tensors]).pin_memory().to(target, non_blocking=True)
     parts = packed.split([tensor.numel() for tensor in tensors])
     return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def to_host(tensor: torch.Tensor) -> np.ndarray:
+    """The tensor's numbers on the host. Waits until the device has worked them out: at most once a step."""
+    return tensor.detach().cpu().numpy()

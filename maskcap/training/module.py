@@ -10,9 +10,10 @@ import torch
 
 from maskcap.data.batch import Batch
 from maskcap.errors import ConfigError
-from maskcap.loops.base import Curriculum, Loop, StepContext
+from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.work import Work
 from maskcap.training.optimizers import AdamW, WarmupCosine
 from maskcap.training.validation import Validation
 
@@ -49,6 +50,7 @@ class MaskCaptionModule(L.LightningModule):
         self.seed = seed
         self._batches_seen = 0  # by each rank, over epochs and resumes
         self._world = 1
+        self.last_work: Work | None = None  # of the last training step, for callbacks
         self.validation = Validation(self.loops, describe_sets, meteor=meteor, pictures=pictures)
 
     @property
@@ -104,13 +106,13 @@ class MaskCaptionModule(L.LightningModule):
         self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
         size = len(batch.keys)
         total: torch.Tensor | None = None
-        for name, loop in self.loops.items():
-            output = loop(self.model, batch, context)
-            weighted = loop.weight * output.loss
+        for name, output in run_loops(self.model, self.loops, batch, context).items():
+            weighted = self.loops[name].weight * output.loss
             total = weighted if total is None else total + weighted
             for part, value in output.logs.items():
                 self.log(f"train/{name}/{part}", value, prog_bar=part == "loss", batch_size=size)
         assert total is not None
+        self.last_work = context.encoded.work
         if batch.all_padding:
             total = total * 0.0  # the other ranks have the epoch's last samples; this one only steps with them
         self.log("train/loss", total.detach(), batch_size=size)

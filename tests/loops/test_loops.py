@@ -9,12 +9,13 @@ import torch
 
 from maskcap.data.batch import Batch
 from maskcap.errors import SequenceTooLongError
-from maskcap.loops.base import Curriculum, StepContext
+from maskcap.loops.base import Curriculum, StepContext, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.losses import caption_loss
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.sequence import build_sequences
 
 
 def _context(model: MaskCaptionModel, batch: Batch, step: int = 0, **curriculum: float) -> StepContext:
@@ -30,7 +31,8 @@ def test_caption_loss_is_that_of_single_sequences(tiny_model: MaskCaptionModel, 
     for r in (0, 1):
         encoded = model.encode(batch.image1[:1])
         regions, _ = model.region_tokens(encoded.tokens, batch.mask1[r : r + 1], torch.tensor([0]))
-        sequences = model.describe_sequences(encoded, regions, [0], [None], [batch.caption[r] or ""])
+        questions = model.describe_questions(regions, [0], [None], [batch.caption[r] or ""])
+        sequences = build_sequences(model.vlm, questions, encoded.tokens.features, packing="none")
         logits = model.vlm.head(model.vlm.hidden_states(sequences)[0, sequences.answer_positions])
         total += caption_loss(logits, sequences.answer_ids).item() * sequences.answer_ids.numel()
         tokens += sequences.answer_ids.numel()
@@ -136,3 +138,22 @@ def test_predictions_cover_the_right_regions(tiny_model: MaskCaptionModel, tiny_
     assert found.mask_logits is not None and found.mask_logits.shape == (3, 8, 8)
     prompted = PromptToMask().predict(model, tiny_batch, encoded)
     assert prompted.regions == [0, 1, 2]
+
+
+def test_a_step_of_all_loops_runs_every_part_once(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    calls: dict[str, list[tuple[int, ...]]] = {}
+    hooked = {
+        "vision": tiny_model.vlm.model.model.vision_tower,
+        "language": tiny_model.vlm.language_model,
+        "sam2": tiny_model.segmenter.model.vision_encoder,
+    }
+    for name, part in hooked.items():
+        part.register_forward_hook(lambda *_, name=name: calls.setdefault(name, []).append(()))
+    loops = {"m2c": MaskToCaption(), "c2m": CaptionToMask(), "p2m": PromptToMask()}
+    context = _context(tiny_model, tiny_batch)
+    outputs = run_loops(tiny_model, loops, tiny_batch, context)
+    assert {name: len(found) for name, found in calls.items()} == {"vision": 1, "language": 1, "sam2": 1}
+    for name, loop in loops.items():  # the same losses as with a reading of its own, the coins drawn in the same order
+        if name != "p2m":
+            alone = loop(tiny_model, tiny_batch, _context(tiny_model, tiny_batch))
+            assert outputs[name].loss.item() == pytest.approx(alone.loss.item(), rel=1e-5)

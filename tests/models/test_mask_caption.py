@@ -18,7 +18,8 @@ def test_describe_and_segment_shapes(tiny_model: MaskCaptionModel, tiny_batch: B
 
 
 def test_captions_without_an_end_are_marked_as_cut(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
-    said = tiny_model.eval().generate_captions(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    asked = (tiny_batch.mask1, tiny_batch.region_image)
+    said = tiny_model.eval().generate_captions(tiny_model.encode(tiny_batch.image1), *asked)
     assert said.texts == tiny_model.describe(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
     end = tiny_model.vlm.tokenizer.convert_tokens_to_ids(tiny_model.vlm.conversation.end)
     generate = tiny_model.vlm.model.generate
@@ -27,7 +28,7 @@ def test_captions_without_an_end_are_marked_as_cut(tiny_model: MaskCaptionModel,
         return torch.tensor([[9, end, 0, 0], [9, 9, 9, 9], [9, 9, 9, end]])
 
     tiny_model.vlm.model.generate = rows
-    said = tiny_model.generate_captions(tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    said = tiny_model.generate_captions(tiny_model.encode(tiny_batch.image1), *asked)
     tiny_model.vlm.model.generate = generate
     assert said.truncated == [False, True, False]
 
@@ -51,10 +52,10 @@ def test_batched_calls_equal_single_ones(tiny_model: MaskCaptionModel, tiny_batc
 
 def test_every_part_is_reached_by_the_mask_logits(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
     encoded = tiny_model.encode(tiny_batch.image1)
-    read = tiny_model.read_phrases(encoded, ["red circle", "cross"], [0, 1])
+    (read,) = tiny_model.read(encoded, [tiny_model.phrase_questions(["red circle", "cross"], [0, 1])])
     region_image = torch.tensor([0, 1])
     grounding_map = tiny_model.ground(encoded, read.seg_states, region_image)
-    logits = tiny_model.mask_logits(encoded.segmenter, read.seg_states, region_image, grounding_map, (4, 4))
+    logits = tiny_model.mask_logits(encoded, read.seg_states, region_image, grounding_map)
     logits.pow(2).sum().backward()
     for name in ("vlm.model.model.vision_tower", "vlm.model.model.multi_modal_projector", "seg_mlp", "grounding"):
         part = tiny_model.get_submodule(name)

@@ -1,6 +1,6 @@
 """What maskcap asks of a vision-language model.
 
-Shapes: B images, T image tokens, N sequences, L their padded length, C the language model's width, V its vocabulary.
+Shapes: B images, T image tokens, N rows, L their length, C the language model's width, V its vocabulary.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Generated:
 
 
 class VLM(Protocol):
-    """A vision-language model with its tokenizer; an `nn.Module` whose `hidden_size` is C."""
+    """A vision-language model with its tokenizer; an `nn.Module` whose `hidden_size` is C and whose `language_model` is
+    Hugging Face's decoder without its head."""
 
     tokenizer: Any
     conversation: Conversation
     hidden_size: int
     image_size: int
+    language_model: Any
 
     def encode_image(self, image1: torch.Tensor) -> ImageTokens:
         """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens."""
@@ -54,7 +56,12 @@ class VLM(Protocol):
         ...
 
     def read_prefix(self, sequences: Sequences) -> Prefix:
-        """The language model's reading of the images' prefixes, for segments to go on from."""
+        """The language model's reading of the images' prefixes, to generate from."""
+        ...
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The head's (V, C) matrix: a linear layer without bias."""
         ...
 
     def head(self, states: torch.Tensor) -> torch.Tensor:
@@ -62,5 +69,5 @@ class VLM(Protocol):
         ...
 
     def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
-        """Greedy continuation of left-padded sequences, decoded without special tokens."""
+        """Greedy continuation of left-padded rows (`build_continuations`), decoded without special tokens."""
         ...

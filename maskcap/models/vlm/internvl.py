@@ -11,6 +11,7 @@ from maskcap.errors import ConfigError
 from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation
 from maskcap.models.region_prompt import resize_image
 from maskcap.models.sequence import Prefix, Sequences
+from maskcap.models.tree_attention import TreeMask, plain_attention
 from maskcap.models.vlm.interface import Generated, ImageTokens
 from maskcap.vision_tokens.layout import grid_layout
 
@@ -39,6 +40,11 @@ class InternVL(nn.Module):
         self.hidden_size: int = model.config.text_config.hidden_size
         self._check_geometry()
         self._add_tokens()
+
+    @property
+    def language_model(self) -> Any:
+        """The decoder without its head."""
+        return self.model.model.language_model
 
     @property
     def grid(self) -> int:
@@ -76,31 +82,33 @@ class InternVL(nn.Module):
         return self.model.get_input_embeddings()(input_ids)
 
     def hidden_states(self, sequences: Sequences) -> torch.Tensor:
-        """Last hidden states (N, L, C) of the language model; forked prefixes are not repeated in them."""
-        mask, past = sequences.attention_mask, None
-        if sequences.prefix is not None and sequences.of_images is not None:
-            past = _fork(sequences.prefix, sequences.of_images)
-            mask = torch.cat([mask.new_ones(mask.shape[0], sequences.prefix.length), mask], dim=1)
-        return self.model.model.language_model(
+        """Last hidden states (N, L, C) of the language model."""
+        attention = sequences.attention
+        if isinstance(attention, TreeMask):
+            implementation = self.language_model.config._attn_implementation
+            attention = attention.for_model(implementation, sequences.inputs_embeds.dtype)
+        return self.language_model(
             inputs_embeds=sequences.inputs_embeds,
-            attention_mask=mask,
+            attention_mask=attention,
             position_ids=sequences.position_ids,
-            past_key_values=past,
-            use_cache=past is not None,
+            use_cache=False,
         ).last_hidden_state
 
     def read_prefix(self, sequences: Sequences) -> Prefix:
         """Run the prefixes of B images, all of one length, and keep what segments attend to."""
-        output = self.model.model.language_model(
+        output = self.language_model(
             inputs_embeds=sequences.inputs_embeds, position_ids=sequences.position_ids, use_cache=True
         )
+        states_BPC = output.last_hidden_state
+        images, width = states_BPC.shape[0], states_BPC.shape[2]
+        states = states_BPC.flatten(0, 1).index_select(0, sequences.image_positions).view(images, -1, width)
         layers = output.past_key_values.layers
-        return Prefix(
-            [layer.keys for layer in layers],
-            [layer.values for layer in layers],
-            output.last_hidden_state,
-            sequences.image_positions,
-        )
+        return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states)
+
+    @property
+    def head_weight(self) -> torch.Tensor:
+        """The head's (V, C) matrix; with tied embeddings it is theirs."""
+        return self.model.get_output_embeddings().weight
 
     def head(self, states: torch.Tensor) -> torch.Tensor:
         """Vocabulary logits (..., V)."""
@@ -108,24 +116,34 @@ class InternVL(nn.Module):
 
     @torch.no_grad()
     def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
-        """Greedy continuation of left-padded `sequences`; stops at the end-of-turn token. Waits for the device."""
+        """Greedy continuation of left-padded rows; stops at the end-of-turn token. Waits for the device."""
+        embeds, mask, cache = sequences.inputs_embeds, sequences.attention, None
+        assert isinstance(mask, torch.Tensor)
+        if sequences.prefix is not None and sequences.of_images is not None:
+            cache = _fork(sequences.prefix, sequences.of_images)
+            rows, length = mask.shape[0], sequences.prefix.length
+            mask = torch.cat([mask.new_ones(rows, length), mask], dim=1)
+            # the library wants the whole sequence and passes over what the cache holds
+            embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
-        ids = self.model.generate(
-            inputs_embeds=sequences.inputs_embeds,
-            attention_mask=sequences.attention_mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=end,
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        rows: list[list[int]] = ids.tolist()
-        texts = [text.strip() for text in self.tokenizer.batch_decode(rows, skip_special_tokens=True)]
-        return Generated(texts, [end not in row for row in rows])
+        with plain_attention(self.language_model):
+            ids = self.model.generate(
+                inputs_embeds=embeds,
+                attention_mask=mask,
+                past_key_values=cache,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                num_beams=1,
+                eos_token_id=end,
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+        found: list[list[int]] = ids.tolist()
+        texts = [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
+        return Generated(texts, [end not in row for row in found])
 
 
 def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:
-    """A cache whose row n is the prefix of image of_images[n]; gradient flows back to the prefix."""
+    """A cache whose row n is the prefix of image of_images[n]."""
     from transformers import DynamicCache
 
     cache = DynamicCache()

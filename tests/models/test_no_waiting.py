@@ -1,0 +1,76 @@
+"""A training step asks the device for nothing but the regions' masks.
+
+On a CPU nothing waits, so the operations that would wait for a GPU are looked for: whatever reads a number, or gives a
+tensor whose shape depends on numbers. Copies to the host go through `to_host`, which is counted. (`packing: none` waits
+twice more: the library looks whether its padding mask is all ones.)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from maskcap.data.batch import Batch
+from maskcap.loops.base import Loop, StepContext, run_loops
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.prompt_to_mask import PromptToMask
+from maskcap.models import region_prompt
+from maskcap.models.mask_caption import MaskCaptionModel
+
+WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
+
+
+class Watch(TorchDispatchMode):
+    """Notes operations that would wait for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name in ("index", "index_put", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if name in WAITING or by_mask or func is torch.ops.aten.repeat_interleave.Tensor:
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("points", [None, 64])
+def test_one_step_waits_once(
+    points: int | None, tiny_model: MaskCaptionModel, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = []
+    to_host = region_prompt.to_host
+    monkeypatch.setattr(region_prompt, "to_host", lambda tensor: copies.append(tensor.shape) or to_host(tensor))
+    loops: dict[str, Loop] = {
+        "m2c": MaskToCaption(),
+        "c2m": CaptionToMask(sampled_points=points),
+        "p2m": PromptToMask(sampled_points=points),
+    }
+    optimizer = torch.optim.AdamW(tiny_model.parameters(), fused=True)
+    batch = tiny_batch.to("cpu")
+    generator = torch.Generator().manual_seed(0)
+    coin = torch.Generator().manual_seed(0)  # of the host: curriculum and prompts are decided there
+    context = StepContext(tiny_model.encode(batch.image1), generator=coin, noise_generator=generator)
+    monkeypatch.setattr(StepContext, "keep_image", lambda self: True)
+    with Watch() as watch:
+        outputs = run_loops(tiny_model, loops, batch, context)
+        torch.stack([output.loss for output in outputs.values()]).sum().backward()
+        optimizer.step()
+    allowed = [name for name in watch.found if "_local_scalar_dense" in name]  # prompt → mask's coin, on the host
+    assert watch.found == allowed[:1] and len(copies) == 1
+
+
+def test_the_watch_sees_what_waits() -> None:
+    numbers = torch.arange(4.0)
+    with Watch() as watch:
+        numbers.sum().item()
+        numbers[numbers > 1]
+        torch.nonzero(numbers)
+    assert len(watch.found) >= 3

@@ -1,0 +1,49 @@
+"""Segments on the host: joined questions, and token ids made in few calls."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from maskcap.models.conversation import Words, token_ids, tokenise
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.segments import Questions, RegionTokens, Segment, join_questions, pieces_of
+
+
+def test_joined_questions_number_their_regions_on():
+    first = Questions([Segment(0, "a", region=1), Segment(0, "b")], RegionTokens(torch.zeros(5, 2), [2, 3]))
+    second = Questions([Segment(1, "c")], image_states=True)
+    third = Questions([Segment(1, "d", region=0)], RegionTokens(torch.ones(1, 2), [1]))
+    joined = join_questions([first, second, third])
+    assert [segment.region for segment in joined.segments] == [1, None, None, 2]
+    assert joined.regions is not None and joined.regions.counts == [2, 3, 1]
+    assert joined.regions.features.sum() == 2 and joined.image_states
+    alone = join_questions([first, second])
+    assert alone.regions is first.regions  # no copy where one loop alone has regions
+
+
+def test_tokens_are_those_of_single_calls_and_the_tokenizer_is_called_twice(tiny_model: MaskCaptionModel):
+    tokenizer: Any = tiny_model.vlm.tokenizer
+    open_ = "<|im_start|> segment"
+    prompts = [open_, [" a", Words(" red [SEG]"), "<|im_end|>"], "", [Words("")], open_]
+    calls = []
+
+    def counted(texts: list[str], **options: Any) -> Any:
+        calls.append(texts)
+        return tokenizer(texts, **options)
+
+    rows = tokenise(counted, prompts)
+    assert rows == [token_ids(tokenizer, prompt) for prompt in prompts] and rows[2] == rows[3] == []
+    assert calls == [["<|im_start|> segment", " a", "<|im_end|>"], [" red [SEG]"]]
+    assert tokenizer.convert_tokens_to_ids("[SEG]") not in rows[1]
+
+
+def test_a_piece_is_prompt_and_answer_with_the_regions_slots(tiny_model: MaskCaptionModel):
+    vlm: Any = tiny_model.vlm
+    regions = RegionTokens(torch.zeros(3, 32), [1, 2])
+    segments = [Segment(0, vlm.conversation.describe_prompt(None), [Words("red")], 1), Segment(0, " a")]
+    described, asked = pieces_of(vlm, segments, regions)
+    text = "<|im_start|><vp><VP_CONTEXT><VP_CONTEXT></vp> describe<|im_end|> red<|im_end|>"
+    assert vlm.tokenizer.decode(described.ids).replace("> ", ">") == text.replace("> ", ">")
+    assert described.answer == len(described.ids) - 2 and asked.answer == len(asked.ids)

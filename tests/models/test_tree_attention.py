@@ -1,0 +1,94 @@
+"""The trees' mask against a definition written out, in every form that it is given to a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention.flex_attention import create_mask
+
+from maskcap.errors import ConfigError
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.packing import lay_out, plan_rows
+from maskcap.models.segments import Piece, Questions, Segment
+from maskcap.models.sequence import build_sequences
+from maskcap.models.tree_attention import TreeMask, choose_attention
+
+PREFIXES = {True: np.arange(1, 6), False: np.arange(1, 3)}
+
+
+def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
+    """A mask, the same by definition bool (N, L, L) of real queries, and the number of pairs as counted."""
+    rng = np.random.default_rng(seed)
+    pieces = [Piece(np.ones(length, dtype=np.int64), 0) for length in rng.integers(1, 9, 12)]
+    segments = [Segment(int(rng.integers(3)), "", keep_image=bool(rng.random() < 0.7)) for _ in pieces]
+    rows = plan_rows(segments, pieces, {True: 5, False: 2}, "tree", int(rng.integers(10, 80)))
+    grid = lay_out(rows, pieces, PREFIXES, 0)
+    expected = np.zeros((*grid.ids.shape, grid.ids.shape[1]), dtype=bool)
+    for n, row in enumerate(rows):
+        at = 0
+        for tree in row:
+            prefix = list(range(at, at + len(PREFIXES[tree.keep_image])))
+            at += len(prefix)
+            for query in prefix:
+                expected[n, query, [key for key in prefix if key <= query]] = True
+            for number in tree.segments:
+                own = list(range(at, at + len(pieces[number].ids)))
+                at += len(own)
+                for query in own:
+                    expected[n, query, [*prefix, *(key for key in own if key <= query)]] = True
+    return TreeMask(torch.from_numpy(grid.tree), torch.from_numpy(grid.branch)), expected, grid.pairs
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_token_sees_its_prefix_and_its_own_segment(seed: int):
+    mask, expected, pairs = random_trees(seed)
+    real = (mask.tree >= 0).numpy()
+    allowed = mask.allowed()[:, 0].numpy()
+    assert np.array_equal(allowed & real[:, :, None], expected) and pairs == expected.sum()
+    assert allowed.any(axis=2).all()  # padding too: a softmax over nothing is not a number
+    assert not (allowed & ~real[:, :, None] & real[:, None, :]).any()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_flex_attentions_blocks_hold_the_same_pairs(seed: int):
+    mask, _, _ = random_trees(seed)
+    blocks: Any = mask.for_model("flex_attention", torch.float32)
+    rows, length = mask.tree.shape
+    assert torch.equal(create_mask(blocks.mask_mod, rows, 1, length, length, device="cpu"), mask.allowed())
+
+
+def test_sdpa_and_eager_attention_give_the_same_states(tiny_model: MaskCaptionModel):
+    vlm = tiny_model.vlm.eval()
+    segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
+    sequences = build_sequences(vlm, Questions(segments), torch.randn(2, 16, 32))
+    states = vlm.hidden_states(sequences)
+    vlm.language_model.set_attn_implementation("eager")
+    torch.testing.assert_close(vlm.hidden_states(sequences), states, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_that_cannot_take_trees_is_named(tiny_model: MaskCaptionModel):
+    mask, _, _ = random_trees(0)
+    with pytest.raises(ConfigError, match="flash_attention_2.*packing=none"):
+        mask.for_model("flash_attention_2", torch.float32)
+    with pytest.raises(ConfigError, match="mask_caption.attention='fast'"):
+        choose_attention(tiny_model.vlm.language_model, "fast")  # type: ignore[arg-type]
+
+
+def test_flex_is_chosen_where_its_kernels_run(tiny_model: MaskCaptionModel, monkeypatch: pytest.MonkeyPatch):
+    language_model = tiny_model.vlm.language_model  # heads of 8: too narrow for FlexAttention
+    for available, attention, chosen in [
+        (False, "auto", "sdpa"),
+        (True, "auto", "sdpa"),
+        (True, "sdpa", "sdpa"),
+        (False, "flex", "flex_attention"),
+    ]:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        choose_attention(language_model, attention)  # type: ignore[arg-type]
+        assert language_model.config._attn_implementation == chosen
+    language_model.config.head_dim = 64
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choose_attention(language_model, "auto")
+    assert language_model.config._attn_implementation == "flex_attention"
