@@ -1,4 +1,4 @@
-"""The progress bar: each loop's loss and the learning rate; a log line now and then where there is no terminal."""
+"""The progress bar: losses, learning rate and speed; a log line now and then where there is no terminal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _MAIN_SCORES = ("val/miou", "val/ciou", "val/caption_exact", "val/caption_f1")
 
 
 class RichBars(RichProgressBar):
-    """Lightning's rich progress bar with every `train/<loop>/loss` under a short name, and the learning rate.
+    """Lightning's rich progress bar with every `train/<loop>/loss` under a short name, the learning rate, and what the
+    Throughput callback has told last: regions a second, and MFU where it is known.
 
     Where the output is no terminal (a file, a pipe, a batch job) no bar is drawn; rank 0 logs one line every
     `log_every` optimiser steps and one after each validation, at level INFO of this module's logger.
@@ -91,9 +92,11 @@ class RichBars(RichProgressBar):
 
 
 def training_numbers(trainer: pl.Trainer) -> dict[str, Any]:
-    """`loss`, one entry a loop, and `lr` of the first parameter group as text; reading waits for the device."""
+    """`loss`, one entry a loop, and as text `lr` of the first parameter group, `regions/s` and `mfu`; each where it is
+    known. Reading waits for the device."""
     numbers: dict[str, Any] = {}
-    for name, value in trainer.callback_metrics.items():
+    metrics = trainer.callback_metrics
+    for name, value in metrics.items():
         parts = name.removesuffix("_step").split("/")
         if parts == ["train", "loss"]:
             numbers["loss"] = float(value)
@@ -101,6 +104,10 @@ def training_numbers(trainer: pl.Trainer) -> dict[str, Any]:
             numbers[SHORT_NAMES.get(parts[1], parts[1])] = float(value)
     if trainer.optimizers:
         numbers["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.1e}"
+    if (regions := metrics.get("throughput/regions_per_s")) is not None:
+        numbers["regions/s"] = f"{float(regions):.1f}"
+    if (mfu := metrics.get("throughput/mfu")) is not None:
+        numbers["mfu"] = f"{float(mfu):.1%}"
     return numbers
 
 

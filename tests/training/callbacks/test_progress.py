@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import rich
 
@@ -46,6 +47,23 @@ def test_without_a_terminal_lines_are_logged(
     assert re.fullmatch(pattern, lines[0])
     assert lines[1] == "step 4  validation  val/miou 0.250  val/ciou 0.500"
     assert [line.split("  ")[0] for line in lines] == ["step 3/8", "step 4", "step 6/8", "step 8"]
+
+
+def test_speeds_are_shown_once_they_are_known(
+    make_trainer: Any, module: Any, loader: Any, caplog: pytest.LogCaptureFixture
+):
+    class Speeds(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *rest: Any) -> None:
+            if trainer.global_step == 2:
+                pl_module.log("throughput/regions_per_s", 12.34, prog_bar=True)
+                pl_module.log("throughput/mfu", 0.4321, prog_bar=True)
+
+    bars = RichBars(log_every=1, console_kwargs={"file": io.StringIO()})
+    with caplog.at_level(logging.INFO, logger="maskcap"):
+        make_trainer(Speeds(), bars, max_epochs=1).fit(module, loader, loader)
+    lines = [message for message in caplog.messages if "loss" in message]
+    assert "regions/s" not in lines[0] and "mfu" not in lines[0]
+    assert all("lr 1.0e-02  regions/s 12.3  mfu 43.2%" in line for line in lines[1:])
 
 
 def test_accumulated_batches_log_one_line_a_step(
