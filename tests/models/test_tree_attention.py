@@ -12,6 +12,7 @@ from torch.nn.attention.flex_attention import create_mask
 from maskcap.errors import ConfigError
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.packing import lay_out, plan_rows
+from maskcap.models.presets import tiny_internvl
 from maskcap.models.segments import Piece, Questions, Segment
 from maskcap.models.sequence import build_sequences
 from maskcap.models.tree_attention import TreeMask, choose_attention
@@ -92,3 +93,19 @@ def test_flex_is_chosen_where_its_kernels_run(tiny_model: MaskCaptionModel, monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     choose_attention(language_model, "auto")
     assert language_model.config._attn_implementation == "flex_attention"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: FlexAttention has no backward on a CPU")
+def test_flex_attention_gives_sdpas_states_and_gradients():
+    vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=64, vit_layers=1).cuda()
+    segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
+    weight = torch.randn(64, generator=torch.Generator().manual_seed(1)).cuda()  # the sum of squares is normed away
+    found = {}
+    for attention in ("sdpa", "flex"):
+        choose_attention(vlm.language_model, attention)  # type: ignore[arg-type]
+        features = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)).cuda().requires_grad_()
+        states = vlm.hidden_states(build_sequences(vlm, Questions(segments), features))
+        (states * weight).sum().backward()
+        found[attention] = states.detach(), features.grad
+    for flex, sdpa in zip(found["flex"], found["sdpa"], strict=True):
+        torch.testing.assert_close(flex, sdpa, rtol=1e-2, atol=1e-2)  # the kernels may round products to TF32
