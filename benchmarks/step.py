@@ -67,9 +67,11 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     if "trainer" in options.parts:
         figures |= _measure_trainer(options)
     if "head" in options.parts:
-        costs = measure_head(options.head_tokens)
-        print("\n" + head_table(costs))
-        figures |= head_ratios(costs)
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            costs = measure_head(options.head_tokens, device=device)
+            print(f"\nthe head on {device}\n\n" + head_table(costs))
+            ending = "" if device == "cpu" else f"_{device}"
+            figures |= {f"{name}{ending}": ratio for name, ratio in head_ratios(costs).items()}
     print("\n" + "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items()))
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -44,14 +44,19 @@ class EncodedImages:
 
     @cached_property
     def prefix(self) -> Prefix:
-        """The language model's reading of the images' prefixes."""
+        """The language model's reading of the images' prefixes, to generate from."""
         vlm = self.model.vlm
         return vlm.read_prefix(build_prefixes(vlm, self.tokens.features, self.work))  # type: ignore[operator,arg-type]
 
     @cached_property
     def image_states(self) -> torch.Tensor:
         """The language model's states (B, T, C) at the image tokens; a reading of packed trees puts its own here."""
-        return self.prefix.states
+        if "prefix" in self.__dict__:
+            return self.prefix.states
+        vlm, features = self.model.vlm, self.tokens.features
+        sequences = build_prefixes(vlm, features, self.work)  # type: ignore[arg-type]
+        states = vlm.hidden_states(sequences).flatten(0, 1)  # type: ignore[operator]
+        return states.index_select(0, sequences.image_positions).view_as(features)
 
     @cached_property
     def keys(self) -> torch.Tensor:

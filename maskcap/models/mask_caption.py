@@ -14,7 +14,7 @@ from maskcap.losses import answer_loss
 from maskcap.models.conversation import Words
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.grounding import GroundingHead
-from maskcap.models.packing import Packing
+from maskcap.models.packing import Packing, check_packing
 from maskcap.models.reading import Reading
 from maskcap.models.region_prompt import Pool, fill_empty, pool_masks, select_features_flat
 from maskcap.models.segmenter import Segmenter
@@ -31,7 +31,8 @@ class MaskCaptionModel(nn.Module):
     packing: how segments share rows, see `packing.py`; both give the same numbers. token_budget: tokens of a row of
     packed trees, None for one tree a row. attention: of the language model, see `tree_attention.py`.
     max_new_tokens: longest generated caption. max_length: longest segment with its prefix in tokens, None for no limit.
-    compile, activation_checkpointing: see `acceleration.py`.
+    compile, activation_checkpointing: see `acceleration.py`. Raises ConfigError for settings that are none of these or
+    that do not go together.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class MaskCaptionModel(nn.Module):
         activation_checkpointing: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        check_packing(packing, token_budget)
         self.vlm = vlm
         self.segmenter = segmenter
         width: int = vlm.hidden_size  # type: ignore[assignment]
@@ -210,6 +212,8 @@ class MaskCaptionModel(nn.Module):
 
         packing=tree reads each image's prefix once for all its regions, and each caption goes on from its cache.
         """
+        if not mask1.shape[0]:
+            return Generated([], [])
         regions, _ = self.region_tokens(encoded.tokens, mask1, region_image)
         questions = questions if questions is not None else [None] * mask1.shape[0]
         asked = self.describe_questions(regions, region_image.tolist(), questions, None, names=names)
@@ -234,6 +238,8 @@ class MaskCaptionModel(nn.Module):
         """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask. Raises SequenceTooLongError, naming the
         phrase or what `names` calls it."""
         region_image = _region_image(region_image, len(phrases), image1)
+        if not phrases:
+            return image1.new_zeros(0, self.segmenter.mask_size, self.segmenter.mask_size)
         encoded = encoded or self.encode(image1)
         (reading,) = self.read(encoded, [self.phrase_questions(phrases, region_image.tolist(), names=names)])
         grounding_map = self.ground(encoded, reading.seg_states, region_image)

@@ -16,6 +16,7 @@ from typing import Literal
 
 import numpy as np
 
+from maskcap.errors import ConfigError
 from maskcap.models.segments import Piece, Segment
 
 Packing = Literal["tree", "none"]
@@ -56,6 +57,16 @@ class Grid:
         return int((self.tree >= 0).sum())
 
 
+def check_packing(packing: str, token_budget: int | None) -> None:
+    """Raises ConfigError for another packing, a budget below 1, or a budget for rows that are not packed."""
+    if packing not in ("tree", "none"):
+        raise ConfigError(f"mask_caption.packing={packing!r}: expected tree or none")
+    if token_budget is not None and token_budget < 1:
+        raise ConfigError(f"mask_caption.token_budget={token_budget}: take at least 1, or null for one image a row")
+    if token_budget is not None and packing == "none":
+        raise ConfigError(f"mask_caption.token_budget={token_budget} needs packing=tree: with none a row is a segment")
+
+
 def plan_rows(
     segments: Sequence[Segment],
     pieces: Sequence[Piece],
@@ -66,8 +77,8 @@ def plan_rows(
 ) -> list[list[Tree]]:
     """The rows' trees. prefix_lengths: tokens of a prefix with and without its image's.
 
-    budget: tokens of a row, None for as many as the largest tree has; a row is longer only where one prefix and one
-    segment are. images: how many of them need a prefix with their tokens even if no segment hangs on it (0: none).
+    budget: tokens of a row, None for as many as the largest tree has. A prefix with one segment may be longer; all rows
+    may then be as long. images: how many of them need a prefix with their tokens even if no segment hangs on it.
     """
     if packing == "none":
         return [[_tree(segments, pieces, prefix_lengths, [number])] for number in range(len(segments))]

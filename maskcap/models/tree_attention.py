@@ -65,10 +65,12 @@ class TreeMask:
 def choose_attention(language_model: Any, attention: Attention) -> None:
     """Sets the language model's attention: `flex` where its kernels run (`auto`: CUDA and heads of 2ⁿ ≥ 16), or SDPA.
 
-    Raises ConfigError for another value.
+    Raises ConfigError for another value, and for `flex` without CUDA: it has no backward on a CPU.
     """
     if attention not in ("auto", "sdpa", "flex"):
         raise ConfigError(f"mask_caption.attention={attention!r}: expected auto, sdpa or flex")
+    if attention == "flex" and not torch.cuda.is_available():
+        raise ConfigError("mask_caption.attention=flex needs CUDA (no backward on a CPU): use auto or sdpa here")
     config = language_model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     fits = torch.cuda.is_available() and width >= 16 and width & (width - 1) == 0

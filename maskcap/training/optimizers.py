@@ -54,7 +54,11 @@ class AdamW:
         parameter_groups = [
             {"params": parameters, "lr": rate, "weight_decay": decay} for (rate, decay), parameters in groups.items()
         ]
-        return torch.optim.AdamW(parameter_groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), fused=fused)
+        optimizer = torch.optim.AdamW(parameter_groups, lr=self.lr, betas=(self.betas[0], self.betas[1]), fused=fused)
+        # In mixed precision Lightning clips no gradients of an optimizer that could unscale them itself, as fused ones
+        # could. Without that ability a GradScaler unscales them first, and bfloat16 has nothing to unscale.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
 
 
 @dataclass(frozen=True)

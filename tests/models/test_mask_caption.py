@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
 from maskcap.data.batch import Batch
+from maskcap.errors import ConfigError
+from maskcap.loops.base import StepContext
+from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.models.mask_caption import MaskCaptionModel
 
 
@@ -70,3 +75,40 @@ def test_without_grounding_there_is_no_map(tiny_model: MaskCaptionModel, tiny_ba
     plain = MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, grounding=False)
     assert plain.grounding is None
     assert plain.segment(tiny_batch.image1, ["a", "b"]).shape == (2, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"packing": "Tree"}, "packing='Tree': expected tree or none"),
+        ({"token_budget": 0}, "token_budget=0: take at least 1"),
+        ({"token_budget": 500, "packing": "none"}, "token_budget=500 needs packing=tree"),
+    ],
+)
+def test_packing_that_is_none_is_refused(options: dict, message: str, tiny_model: MaskCaptionModel) -> None:
+    with pytest.raises(ConfigError, match=message):
+        MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, **options)
+
+
+def test_nothing_asked_is_nothing_said(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    nothing = torch.zeros(0, dtype=torch.int64)
+    assert tiny_model.describe(tiny_batch.image1, tiny_batch.mask1[:0], nothing) == []
+    assert tiny_model.segment(tiny_batch.image1, [], nothing).shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("packing", ["tree", "none"])
+def test_a_model_in_training_with_checkpointing_describes_too(
+    packing: str, tiny_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    asked = (tiny_batch.image1, tiny_batch.mask1, tiny_batch.region_image)
+    expected = tiny_model.train().describe(*asked)
+    options = {"packing": packing, "activation_checkpointing": ["language_model"], "max_new_tokens": 4}
+    model = MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, grounding=True, **options)  # type: ignore[arg-type]
+    model.load_state_dict(tiny_model.state_dict())
+    assert model.describe(*asked) == expected
+    context = StepContext(model.encode(tiny_batch.image1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "caching is incompatible with gradient checkpointing"
+        loss = CaptionToMask()(model, tiny_batch, context).loss
+    loss.backward()
+    assert all(block.gradient_checkpointing for block in model.vlm.language_model.layers)

@@ -84,11 +84,14 @@ def test_flex_is_chosen_where_its_kernels_run(tiny_model: MaskCaptionModel, monk
         (False, "auto", "sdpa"),
         (True, "auto", "sdpa"),
         (True, "sdpa", "sdpa"),
-        (False, "flex", "flex_attention"),
+        (True, "flex", "flex_attention"),
     ]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
         choose_attention(language_model, attention)  # type: ignore[arg-type]
         assert language_model.config._attn_implementation == chosen
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="attention=flex needs CUDA"):
+        choose_attention(language_model, "flex")  # type: ignore[arg-type]
     language_model.config.head_dim = 64
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     choose_attention(language_model, "auto")

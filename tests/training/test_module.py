@@ -192,3 +192,24 @@ def test_a_rank_without_a_share_of_the_last_batch_steps_without_learning(scenes:
 
     data.on_after_batch_transfer = pad  # type: ignore[method-assign]
     _trainer(tmp_path, max_epochs=1, limit_val_batches=0, callbacks=[Padded()]).fit(_module(), datamodule=data)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradients_are_clipped_in_any_precision(precision: str, scenes: Path, tmp_path: Path) -> None:
+    """Fused AdamW and clipping go together; SGD-like proof of the clip: the norm that the optimizer sees."""
+    norms = []
+
+    class Norm(L.Callback):
+        def on_before_optimizer_step(self, trainer: Any, module: Any, optimizer: Any) -> None:
+            norms.append(torch.nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+        def on_train_batch_end(self, trainer: Any, module: Any, *rest: Any) -> None:
+            gradients = [p.grad for p in module.parameters() if p.grad is not None]
+            norms.append(torch.nn.utils.get_total_norm(gradients))
+
+    module = _module()
+    options = {"precision": precision, "gradient_clip_val": 0.5, "max_steps": 2, "limit_val_batches": 0}
+    _trainer(tmp_path, callbacks=[Norm()], **options).fit(module, datamodule=_data(scenes))
+    assert module.optimizers().param_groups[0]["fused"]  # type: ignore[union-attr]
+    before, after = norms[::2], norms[1::2]
+    assert min(before) > 0.5 and all(norm == pytest.approx(0.5, rel=1e-3) for norm in after)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -96,9 +98,10 @@ class InternVL(nn.Module):
 
     def read_prefix(self, sequences: Sequences) -> Prefix:
         """Run the prefixes of B images, all of one length, and keep what segments attend to."""
-        output = self.language_model(
-            inputs_embeds=sequences.inputs_embeds, position_ids=sequences.position_ids, use_cache=True
-        )
+        with keeping_caches(self.language_model):
+            output = self.language_model(
+                inputs_embeds=sequences.inputs_embeds, position_ids=sequences.position_ids, use_cache=True
+            )
         states_BPC = output.last_hidden_state
         images, width = states_BPC.shape[0], states_BPC.shape[2]
         states = states_BPC.flatten(0, 1).index_select(0, sequences.image_positions).view(images, -1, width)
@@ -126,7 +129,7 @@ class InternVL(nn.Module):
             # the library wants the whole sequence and passes over what the cache holds
             embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
-        with plain_attention(self.language_model):
+        with plain_attention(self.language_model), keeping_caches(self.language_model):
             ids = self.model.generate(
                 inputs_embeds=embeds,
                 attention_mask=mask,
@@ -140,6 +143,19 @@ class InternVL(nn.Module):
         found: list[list[int]] = ids.tolist()
         texts = [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
         return Generated(texts, [end not in row for row in found])
+
+
+@contextmanager
+def keeping_caches(language_model: nn.Module) -> Iterator[None]:
+    """Without activation checkpointing for a while: the library drops the cache of a block that trains with it."""
+    checkpointed = [block for block in language_model.modules() if getattr(block, "gradient_checkpointing", False)]
+    for block in checkpointed:
+        block.gradient_checkpointing = False  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        for block in checkpointed:
+            block.gradient_checkpointing = True  # type: ignore[assignment]
 
 
 def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:

@@ -43,8 +43,9 @@ class Throughput(pl.Callback):
     tflops_per_s, mfu            model FLOPs (see `flops.py`) a second, and as a share of the device's peak
 
     The first `warmup` batches (compiling, first allocations), validation and checkpoints are in no window; what remains
-    at the end of a fit is not reported. Waits for the device once a report. Ranks are taken as data-parallel: rates are
-    summed over them, shares are means. The loggers get all values, progress bars regions_per_s and mfu.
+    at the end of a fit is reported where nothing was before. Waits for the device once a report. Ranks are taken as
+    data-parallel: rates are summed over them, shares are means. The loggers get all values, progress bars regions_per_s
+    and mfu.
 
     What a module or its batches do not tell is left out: regions and images come from a `Batch`; tokens and FLOPs from
     `pl_module.last_work` (a `Work`, set by every training step) and `pl_module.model`. What trains is looked at once,
@@ -84,6 +85,7 @@ class Throughput(pl.Callback):
         self._running = False
         self._ended = self._gap = 0.0  # when the last batch ended, and how long the current one was waited for
         self._reported = trainer.global_step
+        self._said = False  # anything, in this fit
         self._peak = self.peak_flops or _known_peak(device, str(trainer.precision))
         if self._units is not None and self._peak is None and trainer.is_global_zero:
             name = _device_name(device)
@@ -104,15 +106,23 @@ class Throughput(pl.Callback):
     ) -> None:
         """Counts the batch; reports when a window is full."""
         self._batches += 1
+        step = trainer.global_step  # stands still while gradients accumulate
+        due = step != self._reported and step % self.every == 0
+        self._reported = step if due else self._reported
         if not self._running:  # warm-up, or a checkpoint was written before this hook
             return
         self._stopwatch.mark()
         self._ended = self._clock()
         self._window.add(batch, getattr(pl_module, "last_work", None), self._units, self._gap)
-        step = trainer.global_step  # stands still while gradients accumulate
-        if step != self._reported and step % self.every == 0:
-            self._reported = step
+        if due:
             self._report(trainer, pl_module)
+            self._ended = self._clock()  # what the report took is nobody's wait
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run too short for a single window reports what it has."""
+        self._interrupt()
+        if not self._said and self._window.seconds > 0:
+            self._report(trainer, pl_module, over=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The window stops at the last batch's end and goes on with the next."""
@@ -129,8 +139,11 @@ class Throughput(pl.Callback):
             self._window.seconds += self._stopwatch.read()
             self._running = False
 
-    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._window.seconds += self._stopwatch.read()
+    def _report(self, trainer: pl.Trainer, pl_module: pl.LightningModule, over: bool = False) -> None:
+        """over: the fit is, and takes nothing for its progress bar any more."""
+        self._said = True
+        if self._running:
+            self._window.seconds += self._stopwatch.read()
         values = summarise(self._window, self._peak, peak_memory_gib(pl_module.device))
         if trainer.world_size > 1:
             values = _over_ranks(values, trainer.strategy, pl_module.device)
@@ -140,7 +153,7 @@ class Throughput(pl.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(known, step=trainer.global_step - 1)  # Lightning's own rows count from 0
         for name in _MAIN:
-            if (value := known.get(f"throughput/{name}")) is not None:
+            if not over and (value := known.get(f"throughput/{name}")) is not None:
                 pl_module.log(f"throughput/{name}", value, prog_bar=True, logger=False, on_step=True, on_epoch=False)
         self._window = Window()
         self._stopwatch.start()
@@ -160,9 +173,11 @@ class Window:
     flops: float = 0.0
 
     def add(self, batch: Any, work: Work | None, units: UnitFlops | None, waited: float) -> None:
-        """Count one batch, waited for so many seconds."""
-        regions, images = batch_size(batch)
+        """Count one batch, waited for so many seconds; of one that only fills a rank's place the seconds alone."""
         self.waited += waited
+        if getattr(batch, "all_padding", False):
+            return
+        regions, images = batch_size(batch)
         self.regions += regions
         self.images += images
         self.tokens += math.nan if work is None else work.tokens

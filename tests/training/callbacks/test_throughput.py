@@ -279,3 +279,35 @@ def test_an_unknown_device_is_named_once(
         "no MFU: the peak FLOP/s of cpu is not known; set callbacks.throughput.peak_flops"
     ]
     assert set(rows[4]) == ALL
+
+
+def test_a_run_shorter_than_a_window_reports_at_its_end(clock: Clock, batches: Any, make_trainer: Any, tmp_path: Path):
+    rows = _fit(make_trainer, tmp_path, Told(clock), [batches], Throughput(every=50, warmup=2, clock=clock))
+    assert list(rows) == [8] and rows[8]["regions_per_s"] == pytest.approx(6 * 3 / (6 + 5 * 0.25))
+    make_trainer(Throughput(warmup=8, clock=clock), logger=CSVLogger(tmp_path / "all warm-up"), max_epochs=1).fit(
+        Told(clock), batches
+    )
+    assert not list(tmp_path.glob("all warm-up/**/metrics.csv"))
+
+
+def test_what_a_report_takes_is_nobodys_wait(clock: Clock, batches: Any, make_trainer: Any, tmp_path: Path):
+    slow = CSVLogger(tmp_path, name="", version="")
+    slow.log_metrics = clock.wrap(slow.log_metrics, 100.0)  # type: ignore[method-assign]
+    callback = Throughput(every=1, warmup=1, clock=clock)
+    make_trainer(callback, logger=slow, max_epochs=1, log_every_n_steps=8).fit(Told(clock), batches)
+    shares = [row["data_wait_share"] for row in _rows(tmp_path).values()]
+    assert len(shares) == 7 and shares[1:] == [pytest.approx(0.25 / 1.25)] * 6
+
+
+def test_accumulated_steps_are_reported_whole(clock: Clock, batches: Any, make_trainer: Any, tmp_path: Path):
+    """The warm-up ends with an optimiser step: the next batch alone is no window."""
+    callback = Throughput(every=1, warmup=2, clock=clock)
+    rows = _fit(make_trainer, tmp_path, Told(clock), [batches], callback, accumulate_grad_batches=2)
+    assert list(rows) == [2, 3, 4]
+    assert rows[2]["regions_per_s"] == pytest.approx(6 / 2.25) and rows[3]["regions_per_s"] == pytest.approx(6 / 2.5)
+
+
+def test_a_padding_batch_adds_its_seconds_alone(tiny_batch: Batch):
+    window = Window()
+    window.add(replace(tiny_batch, padding=(True, True)), Work(tokens=10, slots=16), None, 0.5)
+    assert (window.waited, window.regions, window.tokens, window.slots, window.flops) == (0.5, 0, 0, 0, 0)
