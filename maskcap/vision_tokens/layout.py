@@ -1,32 +1,99 @@
-"""TokenLayout: the rectangle of the image that each vision token looks at."""
+"""TokenLayout: the rectangle of the image that each vision token looks at.
+
+Shapes: T tokens, G cells a side of a raster.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
+import numpy as np
 import torch
 
+from maskcap.vision_tokens.geometry import Geometry
+from maskcap.vision_tokens.tiling import Fit
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class TokenLayout:
     """Where the T kept tokens of an image look.
 
-    boxes: float32 (T, 4), (top, left, bottom, right) as shares of the image, 0..1.
-    crop:  int64 (T,), the crop a token is from; 0 is the global view.
-    grid:  (rows, columns) when the tokens tile the whole image in raster order, else None.
+    boxes: float32 (T, 4), (top, left, bottom, right) as shares of the image, 0..1; empty where a token sees nothing but
+    padding. crop: int64 (T,), the crop a token is from; 0 is the global view. grid: (rows, columns) when the tokens are
+    one view that covers the whole image, in raster order, else None. tiling: crops (rows, columns) beside that view.
     """
 
     boxes: torch.Tensor
     crop: torch.Tensor
     grid: tuple[int, int] | None
+    tiling: tuple[int, int] | None = None
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
 
+    @property
+    def has_global_view(self) -> bool:
+        """Whether some tokens are of one view of the whole image."""
+        return bool((self.crop == 0).any())
 
+    @property
+    def views(self) -> int:
+        """Views that the vision tower computes for it."""
+        return 1 if self.tiling is None else self.tiling[0] * self.tiling[1] + self.has_global_view
+
+
+@lru_cache(maxsize=256)
+def raster(layout: TokenLayout, side: int) -> torch.Tensor:
+    """int64 (G, G): the token that sees each cell's centre most closely, that of the smallest rectangle.
+
+    A cell that no token sees takes token 0. Layouts are kept, and so are their rasters: don't write into it.
+    """
+    boxes = layout.boxes.double().numpy()
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    # the cells whose centre, (index + .5) / G, lies in [low, high)
+    first = np.ceil(boxes[:, :2] * side - 0.5).astype(int)
+    last = np.ceil(boxes[:, 2:] * side - 0.5).astype(int)
+    cells_GG = np.zeros((side, side), dtype=np.int64)
+    for token in np.argsort(-area, kind="stable"):
+        if area[token] > 0:
+            (top, left), (bottom, right) = first[token], last[token]
+            cells_GG[top:bottom, left:right] = token
+    return torch.from_numpy(cells_GG)
+
+
+@lru_cache(maxsize=64)
 def grid_layout(rows: int, columns: int) -> TokenLayout:
     """Layout of one view cut into `rows` × `columns` equal cells, raster order."""
     top = torch.arange(rows).repeat_interleave(columns)
     left = torch.arange(columns).repeat(rows)
     boxes = torch.stack([top / rows, left / columns, (top + 1) / rows, (left + 1) / columns], dim=1)
     return TokenLayout(boxes, torch.zeros(rows * columns, dtype=torch.int64), (rows, columns))
+
+
+@lru_cache(maxsize=1024)
+def tiling_layout(rows: int, columns: int, fit: Fit, geometry: Geometry, global_view: bool = True) -> TokenLayout:
+    """Layout of `rows` × `columns` crops of a canvas on which the image lies as `fit` says.
+
+    First the global view's tokens (the whole image, its aspect ratio not kept), then the crops' kept tokens in raster
+    order of the canvas. Without a global view, one crop that the image fills is the grid of a single view.
+    """
+    (row_crop, _), (column_crop, _) = geometry.kept_axis(rows), geometry.kept_axis(columns)
+    height, width = len(row_crop), len(column_crop)
+    top, bottom = _shares(height, geometry.cell, fit.top, fit.height)
+    left, right = _shares(width, geometry.cell, fit.left, fit.width)
+    edges = [np.repeat(top, width), np.tile(left, height), np.repeat(bottom, width), np.tile(right, height)]
+    boxes = torch.from_numpy(np.stack(edges, axis=1).astype(np.float32))
+    boxes[(boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])] = 0
+    crop = torch.from_numpy((row_crop[:, None] * columns + column_crop[None] + 1).reshape(-1))
+    if global_view:
+        whole = grid_layout(geometry.side, geometry.side)
+        return TokenLayout(torch.cat([whole.boxes, boxes]), torch.cat([whole.crop, crop]), None, tiling=(rows, columns))
+    full = (fit.top, fit.left, fit.height, fit.width) == (0, 0, *geometry.canvas(rows, columns))
+    return TokenLayout(boxes, crop, (height, width) if full else None, tiling=(rows, columns))
+
+
+def _shares(tokens: int, cell: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Both ends of each token's span of the canvas, as shares of the image that begins at `start` px."""
+    edges = np.clip((np.arange(tokens + 1) * cell - start) / length, 0.0, 1.0)
+    return edges[:-1], edges[1:]
