@@ -153,17 +153,21 @@ def _sum_and_gradient(logits_aV: torch.Tensor, labels_a1: torch.Tensor) -> tuple
     return loss, logits_aV.div_(sum_a1).scatter_add_(1, labels_a1, -torch.ones_like(chosen_a1))
 
 
-def grounding_loss(map_RT: torch.Tensor, coverage_RT: torch.Tensor) -> torch.Tensor:
+def grounding_loss(
+    map_RT: torch.Tensor, coverage_RT: torch.Tensor, valid_RT: torch.Tensor | None = None
+) -> torch.Tensor:
     """Softmax CE + class-balanced sigmoid CE + dice of the grounding map against the soft coverage of each cell.
 
     map logits (R, T); coverage (R, T) in [0, 1] → scalar. Softmax CE asks which cells, the balanced CE weighs the
-    few cells inside as much as the many outside, dice asks for the extent.
+    few cells inside as much as the many outside, dice asks for the extent. valid bool (R, T): False for padding, where
+    the map's logits are so low that nothing but the mean over the outside could see it.
     """
     share = coverage_RT / coverage_RT.sum(1, keepdim=True).clamp_min(1e-6)
     where = -(share * map_RT.log_softmax(dim=1)).sum(1).mean()
     bce = F.binary_cross_entropy_with_logits(map_RT, coverage_RT, reduction="none")
     inside = (bce * coverage_RT).sum(1) / coverage_RT.sum(1).clamp_min(1e-6)
-    outside = (bce * (1 - coverage_RT)).sum(1) / (1 - coverage_RT).sum(1).clamp_min(1e-6)
+    outside_RT = (1 - coverage_RT) if valid_RT is None else (1 - coverage_RT) * valid_RT
+    outside = (bce * outside_RT).sum(1) / outside_RT.sum(1).clamp_min(1e-6)
     return where + 0.5 * (inside + outside).mean() + dice_loss(map_RT[:, None], coverage_RT[:, None])
 
 

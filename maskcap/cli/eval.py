@@ -63,7 +63,7 @@ def run(config: DictConfig) -> float | None:
 
 
 def merge(trained: DictConfig, given: DictConfig, overrides: Iterable[str] = ()) -> DictConfig:
-    """The run's configuration with what eval was given: data, split, trainer, callbacks, paths.
+    """The run's configuration with what eval was given: data, split, trainer, callbacks, vision tokens, paths.
 
     overrides: the command line, which tells an explicit `data.limit_val=null` from a value that was not given.
     Raises ConfigError when the data has no splits to choose from.
@@ -87,6 +87,7 @@ def merge(trained: DictConfig, given: DictConfig, overrides: Iterable[str] = ())
         merged["data"]["val_split"] = wanted["split"]
     kept = {key: node for key, node in _plain(merged.callbacks).items() if key not in _TRAINING_ONLY}
     merged.callbacks = OmegaConf.merge(kept, wanted["callbacks"])
+    merged.vision_tokens = _vision_tokens(merged.vision_tokens, wanted["vision_tokens"])
     merged.logger = {}
     merged.trainer = _trainer(merged.trainer, wanted["trainer"])
     merged.paths = wanted["paths"] | {"run": str(given.paths.run)}
@@ -105,6 +106,13 @@ def _other_data(trained: DictConfig, data: dict[str, Any], given: Sequence[str])
             if key in trained:
                 data[key] = trained[key]
     return data
+
+
+def _vision_tokens(trained: DictConfig, given: dict[str, Any]) -> Any:
+    """`vision_tokens=…` replaces the run's; single values are set in the run's. Weights do not depend on them."""
+    from omegaconf import OmegaConf
+
+    return given if "_target_" in given else OmegaConf.merge(_plain(trained), given)
 
 
 def _trainer(trained: DictConfig, given: dict[str, Any]) -> Any:

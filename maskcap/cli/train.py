@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskcap.cli.launch import launch
-from maskcap.config import Node, Nodes, Schema, Variables
+from maskcap.config import Node, Nodes, Schema
 from maskcap.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ TRAIN_SCHEMA: Schema = {
     "overfit": {"images": int, "samples": int},
     "paths": {"data": str, "runs": str, "run": str},
     "data": Node(),
-    "vision_tokens": Variables(),
+    "vision_tokens": Node(),
     "model": Node(),
     "segmenter": Node(),
     "mask_caption": Node(),

@@ -30,7 +30,6 @@ from maskcap.losses import (
     sample_uncertain,
     sigmoid_ce_loss,
 )
-from maskcap.models.region_prompt import coverage
 from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
@@ -116,16 +115,17 @@ class CaptionToMask(Loop):
         self, model: MaskCaptionModel, asked: _Asked, seg_states: torch.Tensor, encoded: EncodedImages
     ) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
         """The grounding map (r, T) and its losses."""
-        head, keys, grid = model.grounding, encoded.keys, encoded.tokens.layout.grid
-        assert head is not None and grid is not None
+        head, keys, valid = model.grounding, encoded.keys, encoded.tokens.valid
+        assert head is not None
         queries = head.queries(seg_states)
-        grounding_map = head(queries, keys, asked.region_image)
-        covered = coverage(asked.mask1, grid[0])
+        grounding_map = head(queries, keys, asked.region_image, valid)
+        covered = model.coverage(encoded.tokens, asked.mask1, asked.region_image)
+        valid = None if valid is None else valid.index_select(0, asked.region_image)
         same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
         (same,) = to_device([same], seg_states.device)
         contrast = phrase_contrast(queries, region_keys(keys, covered, asked.region_image), same, head.scale)
         return grounding_map, {
-            "grounding": (self.grounding_weight, grounding_loss(grounding_map, covered)),
+            "grounding": (self.grounding_weight, grounding_loss(grounding_map, covered, valid)),
             "contrast": (self.contrast_weight, contrast),
         }
 

@@ -5,6 +5,7 @@ Shapes: B images, T image tokens, C the language model's width, K the grounding 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,10 @@ import torch
 
 from maskcap.models.segmenter import SegmenterFeatures
 from maskcap.models.sequence import Prefix, build_prefixes
+from maskcap.models.transfer import to_device
 from maskcap.models.vlm.interface import ImageTokens
 from maskcap.models.work import Work
+from maskcap.vision_tokens.layout import raster
 
 if TYPE_CHECKING:
     from maskcap.models.mask_caption import MaskCaptionModel
@@ -25,16 +28,20 @@ class EncodedImages:
     `work` counts what was done for the batch.
     """
 
-    def __init__(self, model: MaskCaptionModel, image1: torch.Tensor) -> None:
+    def __init__(
+        self, model: MaskCaptionModel, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None
+    ) -> None:
         self.model = model
         self.image1 = image1
+        self.sizes = sizes
         self.work = Work()
 
     @cached_property
     def tokens(self) -> ImageTokens:
         """The language model's image tokens."""
-        self.work.vlm_images += self.image1.shape[0]
-        return self.model.encode_image(self.image1)
+        tokens = self.model.encode_image(self.image1, self.sizes)
+        self.work.vlm_images += sum(layout.views for layout in tokens.layouts)
+        return tokens
 
     @cached_property
     def segmenter(self) -> SegmenterFeatures:
@@ -46,7 +53,7 @@ class EncodedImages:
     def prefix(self) -> Prefix:
         """The language model's reading of the images' prefixes, to generate from."""
         vlm = self.model.vlm
-        return vlm.read_prefix(build_prefixes(vlm, self.tokens.features, self.work))  # type: ignore[operator,arg-type]
+        return vlm.read_prefix(build_prefixes(vlm, self.tokens, self.work))  # type: ignore[operator,arg-type]
 
     @cached_property
     def image_states(self) -> torch.Tensor:
@@ -54,7 +61,7 @@ class EncodedImages:
         if "prefix" in self.__dict__:
             return self.prefix.states
         vlm, features = self.model.vlm, self.tokens.features
-        sequences = build_prefixes(vlm, features, self.work)  # type: ignore[arg-type]
+        sequences = build_prefixes(vlm, self.tokens, self.work)  # type: ignore[arg-type]
         states = vlm.hidden_states(sequences).flatten(0, 1)  # type: ignore[operator]
         return states.index_select(0, sequences.image_positions).view_as(features)
 
@@ -63,3 +70,17 @@ class EncodedImages:
         """Grounding keys (B, T, K); always from the full image, also where prompts leave the image's tokens out."""
         assert self.model.grounding is not None
         return self.model.grounding.keys(self.tokens.features, self.image_states)
+
+    def as_map(self, values: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
+        """Numbers of the tokens (R, T) → of the image's places (R, m, m): each is the one that sees it most closely."""
+        if self.tokens.grid is not None:
+            return values.view(-1, *self.tokens.grid)
+        raster_Rmm = self._raster.index_select(0, region_image)
+        return values.gather(1, raster_Rmm.flatten(1)).view_as(raster_Rmm)
+
+    @cached_property
+    def _raster(self) -> torch.Tensor:
+        """int64 (B, m, m): each place's token; m: SAM2's own, so that no image's map depends on the others'."""
+        side = self.model.segmenter.mask_size
+        rasters = torch.stack([raster(layout, side) for layout in self.tokens.layouts])
+        return to_device([rasters], self.image1.device)[0]

@@ -15,6 +15,8 @@ import math
 import torch
 from torch import nn
 
+NOWHERE = -30.0  # a logit whose share of any softmax or sigmoid is nothing; finite, so that its gradients are zeros
+
 
 class GroundingHead(nn.Module):
     """query = LN + Linear of the [SEG] state; key = LN + Linear of the projector's tokens + LN + Linear of the
@@ -36,7 +38,14 @@ class GroundingHead(nn.Module):
         """(R, K) queries of the [SEG] states."""
         return self.query(seg_RC)
 
-    def forward(self, query_RK: torch.Tensor, key_BTK: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
-        """Map logits (R, T), float32."""
+    def forward(
+        self,
+        query_RK: torch.Tensor,
+        key_BTK: torch.Tensor,
+        region_image: torch.Tensor,
+        valid_BT: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Map logits (R, T), float32; NOWHERE at the padding of images with fewer tokens (`valid` False)."""
         key_RTK = key_BTK.index_select(0, region_image)
-        return torch.einsum("rk,rtk->rt", query_RK, key_RTK).float() * self.scale + self.bias
+        map_RT = torch.einsum("rk,rtk->rt", query_RK, key_RTK).float() * self.scale + self.bias
+        return map_RT if valid_BT is None else map_RT.masked_fill(~valid_BT.index_select(0, region_image), NOWHERE)

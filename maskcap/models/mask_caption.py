@@ -11,23 +11,29 @@ import torch
 from torch import nn
 
 from maskcap.losses import answer_loss
+from maskcap.models.component_times import model_name
 from maskcap.models.conversation import Words
+from maskcap.models.crops import encode_crops
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.grounding import GroundingHead
 from maskcap.models.packing import Packing, check_packing
 from maskcap.models.reading import Reading
-from maskcap.models.region_prompt import Pool, fill_empty, pool_masks, select_features_flat
+from maskcap.models.region_prompt import coverage, fill_empty, pool_masks, select_features_flat
 from maskcap.models.segmenter import Segmenter
 from maskcap.models.segments import Questions, RegionTokens, Segment, join_questions
 from maskcap.models.sequence import build_continuations, build_sequences
+from maskcap.models.token_coverage import fill_unseen, select_tokens, token_coverage
 from maskcap.models.tree_attention import Attention, choose_attention
 from maskcap.models.vlm.interface import Generated, ImageTokens
+from maskcap.vision_tokens.geometry import Geometry
+from maskcap.vision_tokens.runtime import RuntimeRule
+from maskcap.vision_tokens.settings import SingleView, Tiling, VisionTokens
 
 
 class MaskCaptionModel(nn.Module):
     """A VLM and a segmenter joined by region prompts (mask → caption) and a [SEG] token (caption → mask).
 
-    grounding: add the grounding map (on for models without pretraining). pool: how a mask selects tokens.
+    grounding: add the grounding map (on for models without pretraining). vision_tokens: see `settings.py`.
     packing: how segments share rows, see `packing.py`; both give the same numbers. token_budget: tokens of a row of
     packed trees, None for one tree a row. attention: of the language model, see `tree_attention.py`.
     max_new_tokens: longest generated caption. max_length: longest segment with its prefix in tokens, None for no limit.
@@ -40,7 +46,7 @@ class MaskCaptionModel(nn.Module):
         vlm: nn.Module,
         segmenter: Segmenter,
         grounding: bool = False,
-        pool: Pool = "nearest",
+        vision_tokens: VisionTokens | None = None,
         packing: Packing = "tree",
         token_budget: int | None = None,
         attention: Attention = "auto",
@@ -57,7 +63,7 @@ class MaskCaptionModel(nn.Module):
         self.seg_mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, segmenter.hidden_size))
         self.region_marker = nn.Parameter(torch.zeros(width))
         self.grounding = GroundingHead(width) if grounding else None
-        self.pool: Pool = pool
+        self.set_vision_tokens(vision_tokens or SingleView())
         self.packing: Packing = packing
         self.token_budget = token_budget
         self.max_new_tokens = max_new_tokens
@@ -70,13 +76,34 @@ class MaskCaptionModel(nn.Module):
             if compile:
                 compile_parts(self)
 
-    def encode_image(self, image1: torch.Tensor) -> ImageTokens:
-        """(B, 3, H, W) ImageNet-normalised → `features` (B, T, C) and a TokenLayout."""
-        return self.vlm.encode_image(image1)  # type: ignore[operator]
+    def set_vision_tokens(self, vision_tokens: VisionTokens) -> None:
+        """How many tokens an image costs from now on; weights do not depend on it.
 
-    def encode(self, image1: torch.Tensor) -> EncodedImages:
-        """A lazy cache of everything that is computed once an image."""
-        return EncodedImages(self, image1)
+        Raises ConfigError for what contradicts or does not divide, and for a target without a table of this model.
+        """
+        self.vision_tokens: VisionTokens = vision_tokens
+        self.tiling_rule: RuntimeRule | None = None
+        if isinstance(vision_tokens, Tiling):
+            geometry: Geometry = self.vlm.geometry(vision_tokens.margins)  # type: ignore[operator,assignment]
+            self.tiling_rule = vision_tokens.runtime_rule(geometry, model_name(self))
+
+    def encode_image(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> ImageTokens:
+        """(B, 3, H, W) ImageNet-normalised → `features` (B, T, C) and where each token looks.
+
+        sizes: the images' own (height, width), by which they are cut into crops; None: (H, W).
+        """
+        rule = self.tiling_rule
+        if rule is None or not isinstance(self.vision_tokens, Tiling):
+            return self.vlm.encode_image(image1)  # type: ignore[operator]
+        height, width = image1.shape[-2:]
+        sizes = [(height, width)] * image1.shape[0] if sizes is None else sizes
+        tilings = [rule.choose(*size) for size in sizes]
+        global_view = self.vision_tokens.global_view
+        return encode_crops(self.vlm, image1, sizes, tilings, rule.geometry, global_view)  # type: ignore[arg-type]
+
+    def encode(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> EncodedImages:
+        """A lazy cache of everything that is computed once an image; sizes as above."""
+        return EncodedImages(self, image1, sizes)
 
     def region_tokens(
         self, tokens: ImageTokens, mask1: torch.Tensor, region_image: torch.Tensor
@@ -85,10 +112,22 @@ class MaskCaptionModel(nn.Module):
 
         Waits for the device once: the sequences' lengths depend on the masks.
         """
-        assert tokens.layout.grid is not None
-        selected, small = fill_empty(pool_masks(mask1, tokens.layout.grid[0], self.pool), mask1)
+        pool = self.vision_tokens.pool
+        if tokens.boxes is None:
+            assert tokens.grid is not None and tokens.grid[0] == tokens.grid[1]
+            selected, small = fill_empty(pool_masks(mask1, tokens.grid[0], pool), mask1)
+        else:
+            boxes = tokens.boxes.index_select(0, region_image)
+            selected, small = fill_unseen(select_tokens(mask1, boxes, pool), mask1, boxes)
         features, counts = select_features_flat(tokens.features, selected, region_image)
         return RegionTokens(features + self.region_marker, counts), small
+
+    def coverage(self, tokens: ImageTokens, mask1: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
+        """Share of what each token sees that the mask covers, (R, H, W) → (R, T) in [0, 1]."""
+        if tokens.boxes is None:
+            assert tokens.grid is not None
+            return coverage(mask1, tokens.grid[0])
+        return token_coverage(mask1, tokens.boxes.index_select(0, region_image))
 
     def describe_questions(
         self,
@@ -150,7 +189,7 @@ class MaskCaptionModel(nn.Module):
         sequences = build_sequences(
             self.vlm,  # type: ignore[arg-type]
             questions,
-            encoded.tokens.features if needs_image else None,
+            encoded.tokens if needs_image else None,
             packing=self.packing,
             token_budget=self.token_budget,
             max_length=self.max_length,
@@ -182,9 +221,7 @@ class MaskCaptionModel(nn.Module):
         """[SEG] states (R, C) (and maps (R, T)) → SAM2's low-res logits (R, M, M)."""
         encoded.work.masks += seg_states.shape[0]
         sparse = self.seg_mlp(seg_states)[:, None]
-        dense, grid = None, encoded.tokens.layout.grid
-        if grounding_map is not None and grid is not None:
-            dense = grounding_map.view(-1, *grid)
+        dense = None if grounding_map is None else encoded.as_map(grounding_map, region_image)
         return self.segmenter.decode(encoded.segmenter, region_image, sparse, dense)
 
     def describe(
@@ -193,11 +230,12 @@ class MaskCaptionModel(nn.Module):
         mask1: torch.Tensor,
         region_image: torch.Tensor | None = None,
         questions: Sequence[str | None] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> list[str]:
         """Greedy captions of R regions: image1 (B, 3, H, W) normalised, mask1 (R, H, W); `region_image` may be left
-        out when region i is of image i. Raises SequenceTooLongError."""
+        out when region i is of image i. sizes: see `encode_image`. Raises SequenceTooLongError."""
         region_image = _region_image(region_image, mask1.shape[0], image1)
-        return self.generate_captions(self.encode(image1), mask1, region_image, questions).texts
+        return self.generate_captions(self.encode(image1, sizes), mask1, region_image, questions).texts
 
     @torch.no_grad()
     def generate_captions(
@@ -220,7 +258,7 @@ class MaskCaptionModel(nn.Module):
         sequences = build_continuations(
             self.vlm,  # type: ignore[arg-type]
             asked,
-            encoded.tokens.features,
+            encoded.tokens,
             encoded.prefix if self.packing == "tree" else None,
             max_length=self.max_length,
         )
@@ -234,13 +272,14 @@ class MaskCaptionModel(nn.Module):
         region_image: torch.Tensor | None = None,
         encoded: EncodedImages | None = None,
         names: Sequence[str] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
     ) -> torch.Tensor:
-        """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask. Raises SequenceTooLongError, naming the
-        phrase or what `names` calls it."""
+        """Low-res mask logits float32 (R, M, M) of R phrases; > 0 is the mask. sizes: see `encode_image`. Raises
+        SequenceTooLongError, naming the phrase or what `names` calls it."""
         region_image = _region_image(region_image, len(phrases), image1)
         if not phrases:
             return image1.new_zeros(0, self.segmenter.mask_size, self.segmenter.mask_size)
-        encoded = encoded or self.encode(image1)
+        encoded = encoded or self.encode(image1, sizes)
         (reading,) = self.read(encoded, [self.phrase_questions(phrases, region_image.tolist(), names=names)])
         grounding_map = self.ground(encoded, reading.seg_states, region_image)
         return self.mask_logits(encoded, reading.seg_states, region_image, grounding_map)
@@ -251,7 +290,7 @@ class MaskCaptionModel(nn.Module):
         """Grounding map logits (R, T) of the [SEG] states, None without a grounding head."""
         if self.grounding is None:
             return None
-        return self.grounding(self.grounding.queries(seg_states), encoded.keys, region_image)
+        return self.grounding(self.grounding.queries(seg_states), encoded.keys, region_image, encoded.tokens.valid)
 
 
 def _region_image(region_image: torch.Tensor | None, regions: int, image1: torch.Tensor) -> torch.Tensor:

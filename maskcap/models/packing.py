@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from maskcap.errors import ConfigError
 from maskcap.models.segments import Piece, Segment
 
 Packing = Literal["tree", "none"]
+Kept: TypeAlias = tuple[int, bool]  # an image, and whether its tokens are kept in its prefix
 
 
 @dataclass(frozen=True)
@@ -70,26 +71,27 @@ def check_packing(packing: str, token_budget: int | None) -> None:
 def plan_rows(
     segments: Sequence[Segment],
     pieces: Sequence[Piece],
-    prefix_lengths: Mapping[bool, int],
+    prefix_lengths: Mapping[Kept, int],
     packing: Packing,
     budget: int | None = None,
     images: int = 0,
 ) -> list[list[Tree]]:
-    """The rows' trees. prefix_lengths: tokens of a prefix with and without its image's.
+    """The rows' trees. prefix_lengths: tokens of each image's prefix with and without its own.
 
     budget: tokens of a row, None for as many as the largest tree has. A prefix with one segment may be longer; all rows
     may then be as long. images: how many of them need a prefix with their tokens even if no segment hangs on it.
     """
     if packing == "none":
         return [[_tree(segments, pieces, prefix_lengths, [number])] for number in range(len(segments))]
-    groups: dict[tuple[int, bool], list[int]] = {(image, True): [] for image in range(images)}
+    groups: dict[Kept, list[int]] = {(image, True): [] for image in range(images)}
     for number, segment in enumerate(segments):
         groups.setdefault((segment.image, segment.keep_image), []).append(number)
     trees = []
     for (image, keep_image), numbers in groups.items():
-        room = None if budget is None else budget - prefix_lengths[keep_image]
+        before = prefix_lengths[image, keep_image]
+        room = None if budget is None else budget - before
         for part in _cut(numbers, pieces, room):
-            length = prefix_lengths[keep_image] + sum(len(pieces[number].ids) for number in part)
+            length = before + sum(len(pieces[number].ids) for number in part)
             trees.append(Tree(image, keep_image, tuple(part), length))
     return _first_fit(trees, max([budget or 0, *(tree.length for tree in trees)]))
 
@@ -97,15 +99,15 @@ def plan_rows(
 def lay_out(
     rows: Sequence[Sequence[Tree]],
     pieces: Sequence[Piece],
-    prefixes: Mapping[bool, np.ndarray],
+    prefixes: Mapping[Kept, np.ndarray],
     pad_id: int,
     *,
     padding: str = "right",
-    first_position: int = 0,
+    already: Mapping[Kept, int] | None = None,
 ) -> Grid:
     """The rows' tokens, each token's position, tree and branch. padding: `right` to train, `left` to generate.
 
-    first_position: of the prefixes, for rows that go on from something read before.
+    already: tokens that were read before each prefix, for rows that go on from these.
     """
     lengths = [sum(tree.length for tree in row) for row in rows]
     length = max(lengths, default=0)
@@ -117,12 +119,13 @@ def lay_out(
     for n, row in enumerate(rows):
         at = length - lengths[n] if padding == "left" else 0
         for t, tree in enumerate(row):
-            prefix = prefixes[tree.keep_image]
+            prefix = prefixes[tree.image, tree.keep_image]
+            start = already[tree.image, tree.keep_image] if already is not None else 0
             found.append((tree.image, tree.keep_image, n * length + at))
             tree_of[n, at : at + tree.length] = t
             pairs += _triangle(len(prefix))
             for branch, tokens in enumerate([prefix, *(pieces[number].ids for number in tree.segments)]):
-                first = first_position + (len(prefix) if branch else 0)
+                first = start + (len(prefix) if branch else 0)
                 if branch:
                     starts[tree.segments[branch - 1]] = n * length + at
                     pairs += _triangle(len(tokens)) + len(tokens) * first
@@ -134,10 +137,10 @@ def lay_out(
 
 
 def _tree(
-    segments: Sequence[Segment], pieces: Sequence[Piece], prefix_lengths: Mapping[bool, int], numbers: list[int]
+    segments: Sequence[Segment], pieces: Sequence[Piece], prefix_lengths: Mapping[Kept, int], numbers: list[int]
 ) -> Tree:
     first = segments[numbers[0]]
-    length = prefix_lengths[first.keep_image] + sum(len(pieces[number].ids) for number in numbers)
+    length = prefix_lengths[first.image, first.keep_image] + sum(len(pieces[number].ids) for number in numbers)
     return Tree(first.image, first.keep_image, tuple(numbers), length)
 
 

@@ -16,13 +16,14 @@ import numpy as np
 import torch
 
 from maskcap.models.conversation import IMAGE_SLOT, REGION_SLOT, SEG
-from maskcap.models.packing import Grid, Packing, lay_out, plan_rows
+from maskcap.models.packing import Grid, Kept, Packing, Tree, lay_out, plan_rows
 from maskcap.models.segments import Piece, Questions, RegionTokens, Segment, check_lengths, pieces_of, prefix_ids
 from maskcap.models.transfer import to_device
 from maskcap.models.tree_attention import TreeMask
+from maskcap.vision_tokens.limits import Template, check_fits
 
 if TYPE_CHECKING:
-    from maskcap.models.vlm.interface import VLM
+    from maskcap.models.vlm.interface import VLM, ImageTokens
     from maskcap.models.work import Work
 
 
@@ -31,11 +32,13 @@ class Prefix:
     """The prefixes of B images as the language model read them, to generate from.
 
     keys, values: one (B, heads, P, width) tensor a layer. states (B, T, C): last hidden states at the image tokens.
+    mask int64 (B, P): 1 for what was read, 0 for the padding on the left of shorter prefixes.
     """
 
     keys: list[torch.Tensor]
     values: list[torch.Tensor]
     states: torch.Tensor
+    mask: torch.Tensor
 
     @property
     def length(self) -> int:
@@ -52,7 +55,8 @@ class Sequences:
     answer_positions int64 (A,): indices in N·L of the states that predict the answers' tokens, segment by segment;
     answer_ids int64 (A,): these tokens, the labels of the caption loss; answer_counts: tokens of each segment's answer.
     seg_positions: index in N·L of each segment's [SEG], in order, of those that have one; seg_counts: 0 or 1 each.
-    image_positions int64 (B·T,): indices in N·L of every image's tokens, in image order; empty unless asked for.
+    image_positions int64 (B·T,): indices in N·L of every image's tokens, in image order, 0 for the padding of images
+    with fewer; empty unless asked for.
     prefix, of_images int64 (N,): the rows hold segments alone, each goes on from the prefix of its image.
     """
 
@@ -72,7 +76,7 @@ class Sequences:
 def build_sequences(
     vlm: VLM,
     questions: Questions,
-    image_features: torch.Tensor | None,
+    tokens: ImageTokens | None,
     *,
     packing: Packing = "tree",
     token_budget: int | None = None,
@@ -81,36 +85,41 @@ def build_sequences(
 ) -> Sequences:
     """Lay out the questions' segments for training. Nothing waits for the device.
 
-    image_features (B, T, C); None where no segment keeps its image. token_budget: see `packing.plan_rows`.
+    tokens: of the images; None where no segment keeps its image. token_budget: see `packing.plan_rows`.
     work: counts the tokens. Raises SequenceTooLongError, naming the segment, when one is longer than `max_length` with
     its prefix.
     """
-    images, tokens_per_image = (0, 0) if image_features is None else image_features.shape[:2]
-    prefixes = {keep: prefix_ids(vlm, tokens_per_image if keep else 0) for keep in (True, False)}
-    before = {keep: len(ids) for keep, ids in prefixes.items()}
     segments = questions.segments
+    images = len(tokens.layouts) if tokens is not None else 0
+    prefixes = _prefixes(vlm, tokens, segments)
+    before = {kept: len(ids) for kept, ids in prefixes.items()}
     pieces = pieces_of(vlm, segments, questions.regions)
-    lengths = [before[segment.keep_image] + len(piece.ids) for segment, piece in zip(segments, pieces, strict=True)]
-    check_lengths(segments, lengths, max_length)
+    lengths = [
+        before[segment.image, segment.keep_image] + len(piece.ids)
+        for segment, piece in zip(segments, pieces, strict=True)
+    ]
+    _check_lengths(segments, lengths, max_length, tokens)
     needed = images if questions.image_states and packing == "tree" else 0
     rows = plan_rows(segments, pieces, before, packing, token_budget, needed)
     grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id)
-    if work is not None:
-        work.tokens += grid.tokens
-        work.slots += grid.ids.size
-        work.pairs += grid.pairs
-    return _on_device(vlm, _Host(grid, pieces, packing, needed), questions, image_features)
+    _count(work, grid)
+    return _on_device(vlm, _Host(grid, pieces, packing, needed), questions, tokens)
 
 
-def build_prefixes(vlm: VLM, image_features: torch.Tensor, work: Work | None = None) -> Sequences:
-    """One row an image that holds the prefix alone; `image_positions` are its image tokens."""
-    return build_sequences(vlm, Questions(image_states=True), image_features, work=work)
+def build_prefixes(vlm: VLM, tokens: ImageTokens, work: Work | None = None) -> Sequences:
+    """One left-padded row an image that holds the prefix alone; `image_positions` are its image tokens."""
+    prefixes = _prefixes(vlm, tokens, [])
+    images = len(tokens.layouts)
+    rows = [[Tree(image, True, (), len(prefixes[image, True]))] for image in range(images)]
+    grid = lay_out(rows, [], prefixes, vlm.tokenizer.pad_token_id, padding="left")
+    _count(work, grid)
+    return _on_device(vlm, _Host(grid, [], "none", images), Questions(), tokens)
 
 
 def build_continuations(
     vlm: VLM,
     questions: Questions,
-    image_features: torch.Tensor,
+    tokens: ImageTokens,
     prefix: Prefix | None,
     *,
     max_length: int | None = None,
@@ -119,15 +128,16 @@ def build_continuations(
 
     Raises SequenceTooLongError as `build_sequences`.
     """
-    tokens = prefix_ids(vlm, image_features.shape[1])
     segments = questions.segments
+    whole = _prefixes(vlm, tokens, segments)
     pieces = pieces_of(vlm, segments, questions.regions)
-    check_lengths(segments, [len(tokens) + len(piece.ids) for piece in pieces], max_length)
-    prefixes = {True: tokens if prefix is None else tokens[:0]}
-    rows = plan_rows(segments, pieces, {True: len(prefixes[True])}, "none")
-    first = 0 if prefix is None else prefix.length
-    grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id, padding="left", first_position=first)
-    sequences = _on_device(vlm, _Host(grid, pieces, "none", 0), questions, image_features if prefix is None else None)
+    lengths = [len(whole[s.image, True]) + len(piece.ids) for s, piece in zip(segments, pieces, strict=True)]
+    _check_lengths(segments, lengths, max_length, tokens)
+    prefixes = whole if prefix is None else {kept: ids[:0] for kept, ids in whole.items()}
+    rows = plan_rows(segments, pieces, {kept: len(ids) for kept, ids in prefixes.items()}, "none")
+    already = None if prefix is None else {kept: len(ids) for kept, ids in whole.items()}
+    grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id, padding="left", already=already)
+    sequences = _on_device(vlm, _Host(grid, pieces, "none", 0), questions, tokens if prefix is None else None)
     if prefix is None:
         return sequences
     images = torch.tensor([segment.image for segment in segments])
@@ -145,14 +155,43 @@ class _Host:
     image_states: int
 
 
-def _on_device(vlm: VLM, host: _Host, questions: Questions, image_features: torch.Tensor | None) -> Sequences:
+def _prefixes(vlm: VLM, tokens: ImageTokens | None, segments: Sequence[Segment]) -> dict[Kept, np.ndarray]:
+    """Each image's prefix with its tokens and without."""
+    counts = tokens.counts if tokens is not None else []
+    of_length = {length: prefix_ids(vlm, length) for length in {0, *counts}}
+    found = {(image, True): of_length[length] for image, length in enumerate(counts)}
+    images = {*range(len(counts)), *(segment.image for segment in segments)}
+    return found | {(image, False): of_length[0] for image in images}
+
+
+def _check_lengths(
+    segments: Sequence[Segment], lengths: Sequence[int], max_length: int | None, tokens: ImageTokens | None
+) -> None:
+    """As `check_lengths`; of an image in crops the message says how many there may be."""
+    if max_length is not None and max(lengths, default=0) > max_length and tokens is not None and tokens.geometry:
+        worst = max(range(len(lengths)), key=lengths.__getitem__)
+        layout, name = tokens.layouts[segments[worst].image], segments[worst].name or f"segment {worst}"
+        if segments[worst].keep_image and layout.tiling is not None:
+            template, whole = Template(0, 0), layout.has_global_view
+            check_fits(lengths[worst], max_length, name, *layout.tiling, tokens.geometry, template, whole)
+    check_lengths(segments, lengths, max_length)
+
+
+def _count(work: Work | None, grid: Grid) -> None:
+    if work is not None:
+        work.tokens += grid.tokens
+        work.slots += grid.ids.size
+        work.pairs += grid.pairs
+
+
+def _on_device(vlm: VLM, host: _Host, questions: Questions, tokens: ImageTokens | None) -> Sequences:
     """Copy the grid over in one piece and put images and regions into its embeddings."""
     grid, pieces = host.grid, host.pieces
     find = vlm.tokenizer.convert_tokens_to_ids
     region_at, _ = _inside(grid, pieces, find(REGION_SLOT), before_answer=True)
     seg_at, seg_counts = _inside(grid, pieces, find(SEG), before_answer=False)
     answer_at, answer_counts = _answers(grid, pieces)
-    image_at, image_rows, states_at = _image_slots(vlm, grid, image_features, host.image_states)
+    image_at, image_rows, states_at = _image_slots(vlm, grid, tokens, host.image_states)
     tree = [grid.tree, grid.branch] if host.packing == "tree" else [(grid.tree >= 0).astype(np.int64)]
     arrays = [grid.ids, grid.positions, answer_at - 1, grid.ids.reshape(-1)[answer_at], seg_at, states_at]
     arrays += [image_at, image_rows, region_at, *tree]
@@ -162,8 +201,8 @@ def _on_device(vlm: VLM, host: _Host, questions: Questions, image_features: torc
     slots, image_row, region_slots, *mask = rest
     embeds_NLC = vlm.embed(ids)
     flat = embeds_NLC.flatten(0, 1)
-    if image_features is not None and image_at.size:
-        flat = flat.index_copy(0, slots, image_features.flatten(0, 1).index_select(0, image_row).to(flat.dtype))
+    if tokens is not None and image_at.size:
+        flat = flat.index_copy(0, slots, tokens.features.flatten(0, 1).index_select(0, image_row).to(flat.dtype))
     if questions.regions is not None and region_at.size:
         flat = flat.index_copy(0, region_slots, _region_rows(questions.segments, questions.regions).to(flat.dtype))
     return Sequences(
@@ -198,18 +237,20 @@ def _answers(grid: Grid, pieces: Sequence[Piece]) -> tuple[np.ndarray, list[int]
 
 
 def _image_slots(
-    vlm: VLM, grid: Grid, image_features: torch.Tensor | None, image_states: int
+    vlm: VLM, grid: Grid, tokens: ImageTokens | None, image_states: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices in N·L of all image slots, the row of the features (B·T) that stands in each, and the indices of every
-    image's first copy, in image order, where its states are wanted."""
-    tokens = 0 if image_features is None else image_features.shape[1]
-    ids = prefix_ids(vlm, tokens)
-    slots = np.flatnonzero(ids == vlm.tokenizer.convert_tokens_to_ids(IMAGE_SLOT))
-    kept = [(image, start) for image, keep, start in grid.prefixes if keep and tokens]
+    image's first copy, in image order and padded, where its states are wanted."""
+    counts = tokens.counts if tokens is not None else []
+    kept = [(image, start) for image, keep, start in grid.prefixes if keep and counts]
     first = {image: start for image, start in reversed(kept)}
-    at = _joined([start + slots for _, start in kept])
-    rows = _joined([image * tokens + np.arange(tokens) for image, _ in kept])
-    return at, rows, _joined([first[image] + slots for image in range(image_states)])
+    slot = vlm.tokenizer.convert_tokens_to_ids(IMAGE_SLOT)
+    before = int((prefix_ids(vlm, 1) == slot).argmax())  # the slots follow each other
+    longest = max(counts, default=0)
+    at = _joined([start + before + np.arange(counts[image]) for image, start in kept])
+    rows = _joined([image * longest + np.arange(counts[image]) for image, _ in kept])
+    states = [np.pad(first[i] + before + np.arange(counts[i]), (0, longest - counts[i])) for i in range(image_states)]
+    return at, rows, _joined(states)
 
 
 def _region_rows(segments: Sequence[Segment], regions: RegionTokens) -> torch.Tensor:

@@ -121,8 +121,7 @@ def unit_flops(model: MaskCaptionModel) -> UnitFlops:
         state = torch.empty(1, vlm.hidden_size, device="meta", requires_grad=states_train)
         dense = None
         if model.grounding is not None:
-            grid = tokens.layout.grid
-            dense = torch.empty(1, *grid, device="meta", requires_grad=states_train or _trains(model.grounding))
+            dense = torch.empty(1, *tokens.grid, device="meta", requires_grad=states_train or _trains(model.grounding))
         of_image = torch.zeros(1, dtype=torch.int64, device="meta")
         return model.segmenter.decode(features, of_image, model.seg_mlp(state)[:, None], dense)
 

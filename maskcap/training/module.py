@@ -98,7 +98,7 @@ class MaskCaptionModule(L.LightningModule):
         # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart.
         noise = torch.Generator().manual_seed(seed + (self.global_rank + 1) * 2**40) if self._world > 1 else None
         progress = self.global_step / getattr(self, "_total_steps", 1)
-        return StepContext(self.model.encode(batch.image1), progress, self.curriculum, generator, noise)
+        return StepContext(self.model.encode(batch.image1, batch.sizes), progress, self.curriculum, generator, noise)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""

@@ -71,7 +71,7 @@ class Validation:
     def update(self, model: MaskCaptionModel, batch: Batch, set_index: int) -> None:
         """Predict and score one batch of set `set_index`."""
         name = self.set_names[set_index]
-        encoded = model.encode(batch.image1)
+        encoded = model.encode(batch.image1, batch.sizes)
         images = batch.images_of(range(len(batch.region_ids)))
         padding = {r for r, image in enumerate(images) if batch.is_padding(image)}
         found = _blank_predictions(batch, name)

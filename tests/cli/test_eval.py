@@ -84,3 +84,16 @@ def test_shards_take_the_validation_sets_place(overrides: tuple[str, ...]):
     check_config(config, TRAIN_SCHEMA)
     assert list(config.data.val) == ["main"] and config.data.val.main.source.shards == "/s"
     assert config.data.train == {}
+
+
+def test_vision_tokens_are_the_runs_but_for_what_is_given():
+    trained = ("vision_tokens=tiling", "vision_tokens.max_crops=9")
+    assert merged(trained=trained).vision_tokens.max_crops == 9
+    config = merged("+vision_tokens.max_crops=2", trained=trained)
+    assert (config.vision_tokens.max_crops, config.vision_tokens.global_view) == (2, True)
+    check_config(config, TRAIN_SCHEMA)
+    assert merged("vision_tokens=tiling").vision_tokens.max_crops == 12  # of a run with a single view
+    assert merged("vision_tokens=single", trained=trained).vision_tokens == {
+        "_target_": "maskcap.vision_tokens.settings.SingleView",
+        "pool": "nearest",
+    }

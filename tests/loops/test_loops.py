@@ -32,7 +32,7 @@ def test_caption_loss_is_that_of_single_sequences(tiny_model: MaskCaptionModel, 
         encoded = model.encode(batch.image1[:1])
         regions, _ = model.region_tokens(encoded.tokens, batch.mask1[r : r + 1], torch.tensor([0]))
         questions = model.describe_questions(regions, [0], [None], [batch.caption[r] or ""])
-        sequences = build_sequences(model.vlm, questions, encoded.tokens.features, packing="none")
+        sequences = build_sequences(model.vlm, questions, encoded.tokens, packing="none")
         logits = model.vlm.head(model.vlm.hidden_states(sequences)[0, sequences.answer_positions])
         total += caption_loss(logits, sequences.answer_ids).item() * sequences.answer_ids.numel()
         tokens += sequences.answer_ids.numel()

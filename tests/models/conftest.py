@@ -8,6 +8,11 @@ from typing import TypeVar
 import pytest
 import torch
 
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.vlm.interface import ImageTokens
+from maskcap.vision_tokens.layout import grid_layout
+from maskcap.vision_tokens.settings import Tiling
+
 T = TypeVar("T")
 
 
@@ -28,3 +33,29 @@ def saved_bytes() -> Callable[[Callable[[], T]], tuple[T, int]]:
         return out, sum(storage.nbytes() for storage in storages.values())
 
     return measure
+
+
+@pytest.fixture
+def image_tokens() -> Callable[[torch.Tensor], ImageTokens]:
+    """`image_tokens(features)`: features (B, G·G, C) as the tokens of one view an image."""
+
+    def wrap(features: torch.Tensor) -> ImageTokens:
+        side = round(features.shape[1] ** 0.5)
+        return ImageTokens(features, (grid_layout(side, side),) * features.shape[0])
+
+    return wrap
+
+
+@pytest.fixture
+def tiled_model(tiny_model: MaskCaptionModel) -> MaskCaptionModel:
+    """The tiny model with a global view and up to four crops of 32 px, 16 px apart: 8 × 8 px a token."""
+    tiling = Tiling(max_crops=4, margins=(2, 2))
+    model = MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, True, tiling, max_new_tokens=4)
+    model.load_state_dict(tiny_model.state_dict())
+    return model
+
+
+@pytest.fixture(params=["single", "tiling"])
+def any_model(request: pytest.FixtureRequest) -> MaskCaptionModel:
+    """The tiny model with one view an image, or with crops."""
+    return request.getfixturevalue("tiny_model" if request.param == "single" else "tiled_model")

@@ -17,8 +17,8 @@ def segments(*images: int) -> list[Segment]:
     return [Segment(image, "") for image in images]
 
 
-PREFIXES = {True: np.arange(1, 6), False: np.arange(1, 3)}
-LENGTHS = {keep: len(ids) for keep, ids in PREFIXES.items()}
+PREFIXES = {(image, keep): np.arange(1, 6 if keep else 3) for image in range(9) for keep in (True, False)}
+LENGTHS = {kept: len(ids) for kept, ids in PREFIXES.items()}
 
 
 def test_one_tree_an_image_and_a_row_for_each_segment_without():

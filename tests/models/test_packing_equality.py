@@ -44,7 +44,7 @@ def random_batch(seed: int, images: int = 3, most: int = 5) -> Batch:
         region_ids=[str(r) for r in range(count)],
         keys=[f"set/train/{image}" for image in range(images)],
         sources=["set"] * images,
-        sizes=[(64, 64)] * images,
+        sizes=[[(48, 48), (64, 32), (20, 32)][image % 3] for image in range(images)],  # 2×2, 3×1 and 1×1 crops
     )
 
 
@@ -54,7 +54,7 @@ def step(model: MaskCaptionModel, batch: Batch, packing: Packing, seed: int = 0,
     model.zero_grad()
     loops: dict[str, Loop] = {"m2c": MaskToCaption(), "c2m": CaptionToMask(answer_weight=1.0)}
     generator = torch.Generator().manual_seed(seed)
-    context = StepContext(model.encode(batch.image1), 1.0, Curriculum(**curriculum), generator)
+    context = StepContext(model.encode(batch.image1, batch.sizes), 1.0, Curriculum(**curriculum), generator)
     outputs = run_loops(model, loops, batch, context)
     torch.stack([output.loss for output in outputs.values()]).sum().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -75,27 +75,25 @@ def assert_equal(one: dict, other: dict) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_losses_and_gradients_of_a_tree_equal_those_of_single_sequences(
-    seed: int, tiny_model: MaskCaptionModel
-) -> None:
+def test_losses_and_gradients_of_a_tree_equal_those_of_single_sequences(seed: int, any_model: MaskCaptionModel) -> None:
     batch = random_batch(seed)
-    assert_equal(step(tiny_model, batch, "none"), step(tiny_model, batch, "tree"))
+    assert_equal(step(any_model, batch, "none"), step(any_model, batch, "tree"))
 
 
 @pytest.mark.parametrize("budget", [1, 60, 500])
-def test_no_budget_changes_the_numbers(budget: int, tiny_model: MaskCaptionModel) -> None:
+def test_no_budget_changes_the_numbers(budget: int, any_model: MaskCaptionModel) -> None:
     batch = random_batch(11)
-    reference = step(tiny_model, batch, "none")
-    tiny_model.token_budget = budget
-    assert_equal(reference, step(tiny_model, batch, "tree"))
+    reference = step(any_model, batch, "none")
+    any_model.token_budget = budget
+    assert_equal(reference, step(any_model, batch, "tree"))
 
 
-def test_prefixes_without_the_image_stand_beside_those_with_it(tiny_model: MaskCaptionModel) -> None:
+def test_prefixes_without_the_image_stand_beside_those_with_it(any_model: MaskCaptionModel) -> None:
     batch = random_batch(12)
     kinds = set()
     for seed in range(12):  # each loop draws for itself whether its prompts hold the image's tokens
-        tree = step(tiny_model, batch, "tree", seed, image_token_dropout=0.5)
-        none = step(tiny_model, batch, "none", seed, image_token_dropout=0.5)
+        tree = step(any_model, batch, "tree", seed, image_token_dropout=0.5)
+        none = step(any_model, batch, "none", seed, image_token_dropout=0.5)
         assert_equal(none, tree)
         kinds.add(tree["work"].tokens)
     assert len(kinds) > 1
@@ -108,21 +106,21 @@ def test_without_a_grounding_map(tiny_model: MaskCaptionModel) -> None:
         assert_equal(step(model, batch, "none", **curriculum), step(model, batch, "tree", **curriculum))
 
 
-def test_logits_of_every_segment_are_equal(tiny_model: MaskCaptionModel) -> None:
+def test_logits_of_every_segment_are_equal(any_model: MaskCaptionModel) -> None:
     batch = random_batch(14)
     logits = {}
     for packing in ("none", "tree"):
-        tiny_model.packing = packing
-        encoded = tiny_model.encode(batch.image1)
-        regions, _ = tiny_model.region_tokens(encoded.tokens, batch.mask1, batch.region_image)
+        any_model.packing = packing
+        encoded = any_model.encode(batch.image1, batch.sizes)
+        regions, _ = any_model.region_tokens(encoded.tokens, batch.mask1, batch.region_image)
         images = batch.images_of(range(len(batch.region_ids)))
         captions = [caption or "" for caption in batch.caption]
         asked = [
-            tiny_model.describe_questions(regions, images, batch.question, captions),
-            tiny_model.phrase_questions(captions, images),
+            any_model.describe_questions(regions, images, batch.question, captions),
+            any_model.phrase_questions(captions, images),
         ]
-        readings = tiny_model.read(encoded, asked)
-        vlm = tiny_model.vlm
+        readings = any_model.read(encoded, asked)
+        vlm = any_model.vlm
         logits[packing] = [(vlm.head(r.answer_states), vlm.head(r.seg_states), r.answer_ids) for r in readings[:]]
     for none, tree in zip(logits["none"], logits["tree"], strict=True):
         assert torch.equal(none[2], tree[2])
@@ -132,23 +130,23 @@ def test_logits_of_every_segment_are_equal(tiny_model: MaskCaptionModel) -> None
 
 @pytest.mark.parametrize("seed", range(3))
 def test_captions_generated_from_the_cache_equal_those_generated_one_at_a_time(
-    seed: int, tiny_model: MaskCaptionModel
+    seed: int, any_model: MaskCaptionModel
 ) -> None:
-    batch, model = random_batch(20 + seed), tiny_model
+    batch, model = random_batch(20 + seed), any_model
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
     for _ in range(30):  # random weights end every caption before its first word
         optimizer.zero_grad()
-        MaskToCaption()(model, batch, StepContext(model.encode(batch.image1))).loss.backward()
+        MaskToCaption()(model, batch, StepContext(model.encode(batch.image1, batch.sizes))).loss.backward()
         optimizer.step()
     model.eval()
     model.max_new_tokens = 12
     asked = (batch.mask1, batch.region_image, batch.question)
     model.packing = "tree"
-    together = model.generate_captions(model.encode(batch.image1), *asked)
+    together = model.generate_captions(model.encode(batch.image1, batch.sizes), *asked)
     assert len(set(together.texts)) > 1
     model.packing = "none"
     for r, image in enumerate(batch.region_image.tolist()):
-        encoded = model.encode(batch.image1[image : image + 1])
+        encoded = model.encode(batch.image1[image : image + 1], batch.sizes[image : image + 1])
         alone = model.generate_captions(encoded, batch.mask1[r : r + 1], torch.tensor([0]), batch.question[r : r + 1])
         assert (alone.texts, alone.truncated) == (together.texts[r : r + 1], together.truncated[r : r + 1])
 
@@ -159,7 +157,9 @@ def test_work_is_counted(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> Non
     # <img> 16 </img>; <|im_start|> <vp> n </vp> describe <|im_end|> red <|im_end|>;
     # <|im_start|> segment red <|im_end|> [SEG] <|im_end|>
     tree = works["tree"]
-    regions = tiny_model.region_tokens(tiny_model.encode(batch.image1).tokens, batch.mask1, batch.region_image)[0]
+    regions = tiny_model.region_tokens(
+        tiny_model.encode(batch.image1, batch.sizes).tokens, batch.mask1, batch.region_image
+    )[0]
     describe, segment = [7 + count for count in regions.counts[:2]], 6
     assert tree.tokens == 2 * 18 + sum(describe) + segment
     assert tree.slots == 2 * (18 + sum(describe) + segment)

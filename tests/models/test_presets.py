@@ -46,7 +46,7 @@ def test_the_published_geometry_gives_16_by_16_tokens(tiny_batch: Batch) -> None
         image_size=448, patch_size=14, downsample_ratio=0.5, hidden_size=16, vit_layers=1, lm_layers=1, heads=1
     )
     tokens = vlm.encode_image(tiny_batch.image1[:1])
-    assert tokens.features.shape == (1, 256, 16) and tokens.layout.grid == (16, 16)
+    assert tokens.features.shape == (1, 256, 16) and tokens.grid == (16, 16)
 
 
 def test_bad_geometry_is_a_config_error() -> None:

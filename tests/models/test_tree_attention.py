@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ from maskcap.models.segments import Piece, Questions, Segment
 from maskcap.models.sequence import build_sequences
 from maskcap.models.tree_attention import TreeMask, choose_attention
 
-PREFIXES = {True: np.arange(1, 6), False: np.arange(1, 3)}
+PREFIXES = {(image, keep): np.arange(1, 6 if keep else 3) for image in range(3) for keep in (True, False)}
+LENGTHS = {kept: len(ids) for kept, ids in PREFIXES.items()}
 
 
 def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
@@ -25,13 +27,13 @@ def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
     rng = np.random.default_rng(seed)
     pieces = [Piece(np.ones(length, dtype=np.int64), 0) for length in rng.integers(1, 9, 12)]
     segments = [Segment(int(rng.integers(3)), "", keep_image=bool(rng.random() < 0.7)) for _ in pieces]
-    rows = plan_rows(segments, pieces, {True: 5, False: 2}, "tree", int(rng.integers(10, 80)))
+    rows = plan_rows(segments, pieces, LENGTHS, "tree", int(rng.integers(10, 80)))
     grid = lay_out(rows, pieces, PREFIXES, 0)
     expected = np.zeros((*grid.ids.shape, grid.ids.shape[1]), dtype=bool)
     for n, row in enumerate(rows):
         at = 0
         for tree in row:
-            prefix = list(range(at, at + len(PREFIXES[tree.keep_image])))
+            prefix = list(range(at, at + len(PREFIXES[tree.image, tree.keep_image])))
             at += len(prefix)
             for query in prefix:
                 expected[n, query, [key for key in prefix if key <= query]] = True
@@ -61,10 +63,10 @@ def test_flex_attentions_blocks_hold_the_same_pairs(seed: int):
     assert torch.equal(create_mask(blocks.mask_mod, rows, 1, length, length, device="cpu"), mask.allowed())
 
 
-def test_sdpa_and_eager_attention_give_the_same_states(tiny_model: MaskCaptionModel):
+def test_sdpa_and_eager_attention_give_the_same_states(tiny_model: MaskCaptionModel, image_tokens: Callable):
     vlm = tiny_model.vlm.eval()
     segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
-    sequences = build_sequences(vlm, Questions(segments), torch.randn(2, 16, 32))
+    sequences = build_sequences(vlm, Questions(segments), image_tokens(torch.randn(2, 16, 32)))
     states = vlm.hidden_states(sequences)
     vlm.language_model.set_attn_implementation("eager")
     torch.testing.assert_close(vlm.hidden_states(sequences), states, rtol=1e-4, atol=1e-5)
@@ -99,7 +101,7 @@ def test_flex_is_chosen_where_its_kernels_run(tiny_model: MaskCaptionModel, monk
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: FlexAttention has no backward on a CPU")
-def test_flex_attention_gives_sdpas_states_and_gradients():
+def test_flex_attention_gives_sdpas_states_and_gradients(image_tokens: Callable):
     vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=64, vit_layers=1).cuda()
     segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
     weight = torch.randn(64, generator=torch.Generator().manual_seed(1)).cuda()  # the sum of squares is normed away
@@ -107,7 +109,7 @@ def test_flex_attention_gives_sdpas_states_and_gradients():
     for attention in ("sdpa", "flex"):
         choose_attention(vlm.language_model, attention)  # type: ignore[arg-type]
         features = torch.randn(2, 16, 64, generator=torch.Generator().manual_seed(0)).cuda().requires_grad_()
-        states = vlm.hidden_states(build_sequences(vlm, Questions(segments), features))
+        states = vlm.hidden_states(build_sequences(vlm, Questions(segments), image_tokens(features)))
         (states * weight).sum().backward()
         found[attention] = states.detach(), features.grad
     for flex, sdpa in zip(found["flex"], found["sdpa"], strict=True):

@@ -24,6 +24,7 @@ from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_internvl, tiny_sam2
 from maskcap.training.module import MaskCaptionModule
+from maskcap.vision_tokens.settings import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -213,3 +214,25 @@ def test_gradients_are_clipped_in_any_precision(precision: str, scenes: Path, tm
     assert module.optimizers().param_groups[0]["fused"]  # type: ignore[union-attr]
     before, after = norms[::2], norms[1::2]
     assert min(before) > 0.5 and all(norm == pytest.approx(0.5, rel=1e-3) for norm in after)
+
+
+def test_crops_are_cut_by_the_images_own_sizes(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    """In training and in validation: the batch's images are square, whatever the records' sizes."""
+    tiling = Tiling(max_crops=4, margins=(2, 2))
+    model = MaskCaptionModel(tiny_model.vlm, tiny_model.segmenter, True, tiling, max_new_tokens=2)
+    batch = replace(tiny_batch, sizes=[(64, 32), (32, 48)])
+    seen = []
+    encode = model.encode_image
+
+    def watch(*asked: Any) -> Any:
+        tokens = encode(*asked)
+        seen.append([layout.tiling for layout in tokens.layouts])
+        return tokens
+
+    model.encode_image = watch  # type: ignore[method-assign]
+    loops: dict[str, Any] = {"mask_to_caption": MaskToCaption(), "caption_to_mask": CaptionToMask()}
+    module = MaskCaptionModule(model, loops, meteor=False)
+    context = module.step_context(batch)
+    assert [layout.tiling for layout in context.encoded.tokens.layouts] == [(3, 1), (1, 2)]
+    module.validation.update(model.eval(), batch, 0)
+    assert seen == [[(3, 1), (1, 2)]] * 2

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 
 from maskcap.models.conversation import Conversation
+from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
@@ -19,10 +20,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """An encoded batch of images: `features` (B, T, C) as the language model reads them, and where each token looks."""
+    """An encoded batch of images, as the language model reads them, and where each token looks.
+
+    features (B, T, C): of images with fewer tokens than others the last places are padding, which nothing reads.
+    layouts: of the B images. boxes float32 (B, T, 4), as in `TokenLayout` and empty for padding, and valid bool (B, T),
+    False for padding: on the device, and None where all images have one and the same grid. geometry: of crops.
+    """
 
     features: torch.Tensor
-    layout: TokenLayout
+    layouts: tuple[TokenLayout, ...]
+    boxes: torch.Tensor | None = None
+    valid: torch.Tensor | None = None
+    geometry: Geometry | None = None
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens of each image."""
+        return [len(layout) for layout in self.layouts]
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """(rows, columns) where the tokens of every image are one grid over all of it, else None."""
+        return self.layouts[0].grid if self.boxes is None else None
 
 
 @dataclass(frozen=True)
@@ -41,10 +60,19 @@ class VLM(Protocol):
     conversation: Conversation
     hidden_size: int
     image_size: int
+    antialias: bool
     language_model: Any
 
     def encode_image(self, image1: torch.Tensor) -> ImageTokens:
-        """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens."""
+        """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens, of one view each."""
+        ...
+
+    def encode_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Views (V, 3, image_size, image_size), normalised → their tokens (V, rows, columns, C)."""
+        ...
+
+    def geometry(self, margins: tuple[int, int]) -> Geometry:
+        """Of crops that are such views; margins in patches. Raises ConfigError for margins that do not divide."""
         ...
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:

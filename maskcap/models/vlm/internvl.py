@@ -15,6 +15,7 @@ from maskcap.models.region_prompt import resize_image
 from maskcap.models.sequence import Prefix, Sequences
 from maskcap.models.tree_attention import TreeMask, plain_attention
 from maskcap.models.vlm.interface import Generated, ImageTokens
+from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.layout import grid_layout
 
 
@@ -75,9 +76,19 @@ class InternVL(nn.Module):
 
     def encode_image(self, image1: torch.Tensor) -> ImageTokens:
         """(B, 3, H, W) ImageNet-normalised (InternVL's own normalisation) → ImageTokens of grid² tokens."""
-        pixel_values = resize_image(image1, self.image_size, self.antialias)
+        features = self.encode_views(resize_image(image1, self.image_size, self.antialias)).flatten(1, 2)
+        return ImageTokens(features, (grid_layout(self.grid, self.grid),) * image1.shape[0])
+
+    def encode_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """(V, 3, image_size, image_size), normalised → tokens (V, grid, grid, C)."""
         features = self.model.model.get_image_features(pixel_values=pixel_values, return_dict=True).pooler_output
-        return ImageTokens(features, grid_layout(self.grid, self.grid))
+        return features.view(features.shape[0], self.grid, self.grid, -1)
+
+    def geometry(self, margins: tuple[int, int]) -> Geometry:
+        """Of crops of image_size px; a token is as many patches a side as pixel shuffle merges."""
+        config = self.model.config
+        patch = config.vision_config.patch_size[0]
+        return Geometry(self.image_size, patch, margins, round(1 / config.downsample_ratio))
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Input embeddings (..., C)."""
@@ -97,16 +108,21 @@ class InternVL(nn.Module):
         ).last_hidden_state
 
     def read_prefix(self, sequences: Sequences) -> Prefix:
-        """Run the prefixes of B images, all of one length, and keep what segments attend to."""
+        """Run the prefixes of B images, and keep what segments attend to."""
+        mask = sequences.attention
+        assert isinstance(mask, torch.Tensor)
         with keeping_caches(self.language_model):
             output = self.language_model(
-                inputs_embeds=sequences.inputs_embeds, position_ids=sequences.position_ids, use_cache=True
+                inputs_embeds=sequences.inputs_embeds,
+                attention_mask=mask,
+                position_ids=sequences.position_ids,
+                use_cache=True,
             )
         states_BPC = output.last_hidden_state
         images, width = states_BPC.shape[0], states_BPC.shape[2]
         states = states_BPC.flatten(0, 1).index_select(0, sequences.image_positions).view(images, -1, width)
         layers = output.past_key_values.layers
-        return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states)
+        return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states, mask)
 
     @property
     def head_weight(self) -> torch.Tensor:
@@ -125,7 +141,7 @@ class InternVL(nn.Module):
         if sequences.prefix is not None and sequences.of_images is not None:
             cache = _fork(sequences.prefix, sequences.of_images)
             rows, length = mask.shape[0], sequences.prefix.length
-            mask = torch.cat([mask.new_ones(rows, length), mask], dim=1)
+            mask = torch.cat([sequences.prefix.mask.index_select(0, sequences.of_images), mask], dim=1)
             # the library wants the whole sequence and passes over what the cache holds
             embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)

@@ -1,0 +1,58 @@
+"""How many tokens an image costs, as configuration: conf/vision_tokens/ has a file for each class here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from maskcap.models.region_prompt import Pool
+from maskcap.vision_tokens.geometry import Geometry
+from maskcap.vision_tokens.rule import TilingRule
+from maskcap.vision_tokens.runtime import RuntimeRule, runtime_rule
+
+
+@dataclass(frozen=True)
+class SingleView:
+    """One view of the whole image. pool: how a region's mask selects tokens, see `region_prompt.pool_masks`."""
+
+    pool: Pool = "nearest"
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """A global view and overlapping crops, as many as the image's size asks for and a limit allows.
+
+    pool: as above. max_crops: most crops of an image. exact_crops: as many of every image. vision_tokens: tokens that
+    the vision encoder computes for an image, the global view's among them; of several each image takes what fits its
+    aspect ratio. image_sizes: sizes "HEIGHTxWIDTH" in px, of which each image is treated as the nearest. The last three
+    exclude each other. margins: of a crop in patches, before and after. global_view: whether it comes first.
+
+    target_latency_ms: what an image may take; latency_table: the file of `maskcap tokens profile` that says how many
+    crops that is, max_crops at most. min_scale: an image that its crops would scale below this share of its size takes
+    the fewest that do not, whatever the target.
+    """
+
+    pool: Pool = "nearest"
+    max_crops: int = 12
+    exact_crops: int | None = None
+    vision_tokens: int | Sequence[int] | None = None
+    image_sizes: Sequence[str] | None = None
+    margins: tuple[int, int] = (4, 4)
+    global_view: bool = True
+    target_latency_ms: float | None = None
+    latency_table: str | None = None
+    min_scale: float = 0.0
+
+    def rule(self, geometry: Geometry) -> TilingRule:
+        """The same for crops of this geometry. Raises ConfigError for what contradicts or does not divide."""
+        how_many = self.max_crops, self.exact_crops, self.vision_tokens, self.image_sizes
+        return TilingRule(geometry, *how_many, self.global_view)
+
+    def runtime_rule(self, geometry: Geometry, model: str | None = None) -> RuntimeRule:
+        """The rule held to the target and the floor; logs what it chose. model: `component_times.model_name` of the
+        model that it is for. Raises ConfigError also for a target without a table of this geometry and model."""
+        rule, target, table = self.rule(geometry), self.target_latency_ms, self.latency_table
+        return runtime_rule(rule, target, table, self.min_scale, self.global_view, model)
+
+
+VisionTokens = SingleView | Tiling
