@@ -9,7 +9,8 @@ from importlib import import_module
 import maskcap
 
 # A command's module is imported when it is asked for: their imports take seconds.
-COMMANDS = {name: f"maskcap.cli.{name}" for name in ("train", "eval", "check", "shard")}
+COMMANDS = {name: f"maskcap.cli.{name}" for name in ("train", "eval", "check", "shard", "tokens")}
+COMMANDS |= {f"tokens {word}": f"maskcap.cli.tokens_{word}" for word in ("profile", "sweep")}
 
 HELP = """maskcap: train models that turn a mask into a caption and a caption into a mask.
 
@@ -18,6 +19,9 @@ Usage
   maskcap eval checkpoint=FILE [key=value]  evaluate a checkpoint on any split     (= python eval.py)
   maskcap check data=… [key=value]          read every record, name every bad one
   maskcap shard data=… out=… [key=value]    write tar shards with index and checksums
+  maskcap tokens image=… | data=…           crops and tokens of a picture, or of a data set
+  maskcap tokens profile out=FILE           how long each part of a model takes, for 1, 2, … crops
+  maskcap tokens sweep checkpoint=FILE …    accuracy and latency of a checkpoint over numbers of crops
   maskcap COMMAND --help                    examples, groups and choices of a command
   maskcap --version
 """
@@ -30,6 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(HELP, end="")
     elif given[0] == "--version":
         print(f"maskcap {maskcap.__version__}")
+    elif (both := " ".join(given[:2])) in COMMANDS and len(given) > 1:
+        import_module(COMMANDS[both]).main(given[2:])
     elif given[0] in COMMANDS:
         import_module(COMMANDS[given[0]]).main(given[1:])
     else:

@@ -45,7 +45,8 @@ def checked(*overrides: str) -> CheckedConfig:
 
 def test_no_group_is_forgotten_here():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    assert folders == {*GROUPS, "experiment", "hydra", "loader"}  # loader is part of data's choices
+    # loader is part of data's choices, geometry of `maskcap tokens`
+    assert folders == {*GROUPS, "experiment", "hydra", "loader", "geometry"}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
