@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,6 +43,9 @@ def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
         "/weights/sam2.1-hiera-large": str(place / "sam"),
         "runs/demo/2026-01-01_12-00-00": str(place / "run"),
         "/shards": str(place / "shards"),
+        "latency.json": str(place / "latency.json"),
+        "sweep": str(place / "sweep"),
+        "photo.jpg": str(next((place / "data" / "coco").rglob("*.jpg"))),
     }
     swapped = []
     for argument in arguments:
@@ -59,20 +63,34 @@ DEMO += ["segmenter.image_size=64", "segmenter.hidden_size=64", "callbacks.scene
 SHORT = ["module.meteor=false", "mask_caption.max_new_tokens=3", "trainer.max_epochs=1"]
 LARGE = ["model.image_size=32", "model.dtype=float32", "model.lora.rank=2", "data.image_size=64", "trainer=cpu"]
 LARGE += ["data.num_workers=0", "data.limit_val=1", "data.samples_per_epoch=4", "trainer.val_check_interval=null"]
+MARGINS = ["vision_tokens.margins=[2,2]"]  # crops of 64 px have 8 patches
 OVERFIT = ["data.samples_per_epoch=4", "data.image_size=64", "trainer.check_val_every_n_epoch=1"]
+
+
+def _train_once(place: Path, command: Any) -> None:
+    """The run that is evaluated, resumed, swept."""
+    if not (place / "run").exists():
+        assert command(train, *DEMO, *SHORT, f"data.root={place / 'data2'}", f"hydra.run.dir={place / 'run'}") == 0
 
 
 @pytest.mark.parametrize("arguments", MASKCAP, ids=[" ".join(arguments) for arguments in MASKCAP])
 def test_readme_maskcap_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
     """Run in the README's order: training from shards, below, reads what is written here."""
-    assert command(maskcap, *_small(arguments, place, tmp_path / "run"), "workers=0") == 0
+    small = _small(arguments, place, tmp_path / "run")
+    if arguments[0] != "tokens":
+        small.append("workers=0")
+    if arguments[1] in ("sweep", "profile"):
+        _train_once(place, command)
+        small += MARGINS
+    assert command(maskcap, *small) == 0
 
 
 @pytest.mark.parametrize("arguments", PYTHON, ids=[" ".join(arguments) for arguments in PYTHON])
 def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
-    if not (place / "run").exists():
-        assert command(train, *DEMO, *SHORT, f"data.root={place / 'data2'}", f"hydra.run.dir={place / 'run'}") == 0
+    _train_once(place, command)
     script, *given = _small(arguments, place, tmp_path / "run")
+    if "vision_tokens=tiling" in given:
+        given += MARGINS
     if script == "eval.py":
         assert command(evaluate, *given) == 0
         return
@@ -95,7 +113,7 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
 
 
 def test_readme_names_commands() -> None:
-    assert len(PYTHON) >= 8 and [arguments[0] for arguments in MASKCAP] == ["check", "shard"]
+    assert len(PYTHON) >= 10 and [arguments[0] for arguments in MASKCAP] == ["check", "shard", *["tokens"] * 4]
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)

@@ -44,6 +44,8 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
     start_time.cache_clear()
     OmegaConf.register_new_resolver("start_time", start_time, replace=True)
 
+    failed = []
+
     def guarded(config: DictConfig) -> float | None:
         if _rank() > 0:
             logging.getLogger().setLevel(logging.WARNING)  # rank 0 tells the story
@@ -53,14 +55,20 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
             if full:
                 raise
             try:
-                fail(str(error), code=2)
+                report(str(error))
             finally:
                 _forget_empty_run()
+            if not _in_multirun():
+                raise SystemExit(2) from None
+            failed.append(error)  # the other runs are made, and all of them compared
+            return None
 
     try:
         folder = str(conf_folder())
         with _command_line(given), _hydra_raises():
             hydra.main(version_base="1.3", config_path=folder, config_name=config_name)(guarded)()
+        if failed:
+            raise SystemExit(2)
     except MaskcapError as error:
         if full:
             raise
@@ -93,12 +101,24 @@ def start_time() -> str:
 
 
 def fail(message: str, code: int) -> None:
-    """Print one message to stderr, keep it in the run's log file where there is one, and exit."""
+    """`report` and exit."""
+    report(message)
+    raise SystemExit(code)
+
+
+def report(message: str) -> None:
+    """Print one message to stderr, keep it in the run's log file where there is one."""
     print(f"error: {message}", file=sys.stderr)
     for handler in logging.getLogger().handlers:
         if isinstance(handler, logging.FileHandler):
             handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
-    raise SystemExit(code)
+
+
+def _in_multirun() -> bool:
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _forget_empty_run() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import OverrideParseException
@@ -47,10 +48,27 @@ def _unknown_key(key: str, folder: str, config_name: str, arguments: Sequence[st
         if name in known:
             value = next((a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")), "…")
             return f"{key} is not in the configuration files, but {owner} takes it: +{key}={value} sets it"
+        having = _choices_with(name, folder, parent)
+        if having:
+            return f"unknown key '{key}': {' and '.join(f'{parent}={each}' for each in having)} has it, choose that too"
         near = did_you_mean(name, [*(key for key in node if not key.startswith("_")), *known], parent)
         if near:
             return f"unknown key '{key}'{near} {takes(owner, known)}"
     return f"unknown key '{key}'{did_you_mean(key, _keys(config)) or '; --cfg job prints every key there is'}"
+
+
+def _choices_with(name: str, folder: str, group: str) -> list[str]:
+    """The group's choices whose file has this key."""
+    from omegaconf import OmegaConf
+
+    files = sorted(Path(folder, *group.split(".")).glob("*.yaml"))
+    found = []
+    for file in files:
+        values = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+        inner = values.get(group) if isinstance(values, dict) else None
+        if name in (inner if isinstance(inner, dict) else values or ()):
+            found.append(file.stem)
+    return found
 
 
 def _compose_without(key: str, folder: str, config_name: str, arguments: Sequence[str]) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def changed_keys(trained: DictConfig, today: DictConfig) -> list[str]:
     """Keys whose values differ, of what shapes a model and its training, unresolved: a value counts where it is set."""
     from omegaconf import OmegaConf
 
-    before, now = (_leaves(OmegaConf.to_container(each, resolve=False)) for each in (trained, today))
+    before, now = (leaves(OmegaConf.to_container(each, resolve=False)) for each in (trained, today))
     keys = [key for key in dict.fromkeys([*before, *now]) if key.partition(".")[0] in _LASTING]
     return [key for key in keys if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
 
@@ -72,11 +72,12 @@ def warn_of_changes(checkpoint: Path, today: DictConfig) -> None:
         )
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, Any]:
+def leaves(value: Any, path: str = "") -> dict[str, Any]:
+    """A nested mapping's values by their dotted keys; an empty mapping is a value."""
     if not isinstance(value, dict) or not value:
         return {path: value}
     return {
         leaf: item
         for key, inner in value.items()
-        for leaf, item in _leaves(inner, f"{path}.{key}" if path else str(key)).items()
+        for leaf, item in leaves(inner, f"{path}.{key}" if path else str(key)).items()
     }

@@ -78,12 +78,29 @@ def test_multirun_writes_a_folder_for_each_combination(command, tiny: list[str],
     assert command(train, "-m", *tiny, *quick, *sweep) == 0
     assert [OmegaConf.load(tmp_path / str(job) / "config.yaml").optimizer.lr for job in (0, 1)] == [1e-3, 2e-3]
     assert all("val/prompt_miou" in read(tmp_path / str(job) / "metrics.json") for job in (0, 1))
+    table = (tmp_path / "comparison.md").read_text().splitlines()
+    assert table[0].startswith("| run | optimizer.lr | prompt_miou |") and len(table) == 4
+    for job, row in enumerate(table[2:]):
+        prompt_miou = read(tmp_path / str(job) / "metrics.json")["val/prompt_miou"]
+        assert row.startswith(f"| {job} | {(1e-3, 2e-3)[job]} | {prompt_miou:.4g} |")
+
+
+def test_a_multirun_goes_on_after_a_run_that_fails(
+    command, tiny: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    sweep = [f"hydra.sweep.dir={tmp_path}", "+mask_caption.max_length=5,500", "loops=caption_to_mask"]
+    quick = ["callbacks.scene_probes=null", "callbacks.pictures=null", "logger=csv"]
+    assert command(train, "-m", *tiny, *quick, *sweep) == 2
+    assert "the limit is 5" in capsys.readouterr().err
+    table = (tmp_path / "comparison.md").read_text().splitlines()
+    assert table[2].startswith("| 0 | 5 | - |") and table[3].startswith("| 1 | 500 | 0.")
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (["optimizer.lrr=1"], 1, "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
+        (["vision_tokens.max_crops=4"], 1, "unknown key 'vision_tokens.max_crops': vision_tokens=tiling has it"),
         (["+optimizer.lrr=1"], 2, "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         (["optimizer.fused=true"], 1, "+optimizer.fused=true sets it"),
         (["optimiser=adamw"], 1, "unknown key 'optimiser'; did you mean 'optimizer'"),
