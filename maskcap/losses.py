@@ -116,6 +116,7 @@ class _ChunkedAnswerLoss(torch.autograd.Function):
         dtype: torch.dtype,
         differentiate: bool,
     ) -> torch.Tensor:
+        """The mean over tokens, scalar float32; keeps the gradients where `differentiate`."""
         tokens = labels_A.shape[0]
         grad_states = torch.empty_like(states_AC) if differentiate and states_AC.requires_grad else None
         grad_weight = torch.zeros_like(weight_VC) if differentiate and weight_VC.requires_grad else None
@@ -138,6 +139,7 @@ class _ChunkedAnswerLoss(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The kept gradients times `scale`. Raises RuntimeError the second time."""
         if ctx.gradients is None:
             raise RuntimeError("answer_loss: its gradients were used up by the first backward")
         gradients, ctx.gradients = ctx.gradients, None

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskcap.cli.launch import launch
-from maskcap.errors import CheckpointError, ConfigError
+from maskcap.errors import ConfigError
 
 if TYPE_CHECKING:
     import lightning
@@ -36,21 +36,16 @@ def run(config: DictConfig) -> float | None:
     """
     from hydra.core.hydra_config import HydraConfig
 
-    from maskcap.cli.build import build_run, checkpoint_file, clear_errors, quiet_lightning
+    from maskcap.cli.build import build_run, clear_errors, quiet_lightning
     from maskcap.cli.from_shards import use_shards
-    from maskcap.cli.runs import run_config
+    from maskcap.cli.runs import checkpoint_and_config
     from maskcap.cli.train import TRAIN_SCHEMA
     from maskcap.config import check_config, require_values
 
     if "_target_" in (config.data or {}):
         use_shards(config, training=False)
     require_values(config)
-    checkpoint = checkpoint_file(config.checkpoint, config.paths.runs)
-    trained = run_config(checkpoint)
-    if trained is None:
-        raise CheckpointError(
-            f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
-        )
+    checkpoint, trained = checkpoint_and_config(config.checkpoint, config.paths.runs)
     merged = merge(trained, config, HydraConfig.get().overrides.task)
     use_shards(merged, training=False)
     checked = check_config(merged, TRAIN_SCHEMA)

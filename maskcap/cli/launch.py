@@ -54,13 +54,8 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
         except MaskcapError as error:
             if full:
                 raise
-            try:
-                report(str(error))
-            finally:
-                _forget_empty_run()
-            if not _in_multirun():
-                raise SystemExit(2) from None
-            failed.append(error)  # the other runs are made, and all of them compared
+            failed.append(error)
+            _end_run(error)
             return None
 
     try:
@@ -104,6 +99,16 @@ def fail(message: str, code: int) -> None:
     """`report` and exit."""
     report(message)
     raise SystemExit(code)
+
+
+def _end_run(error: MaskcapError) -> None:
+    """Report a run's error, and exit; of a multirun the other runs are made first, and all of them compared."""
+    try:
+        report(str(error))
+    finally:
+        _forget_empty_run()
+    if not _in_multirun():
+        raise SystemExit(2) from None
 
 
 def report(message: str) -> None:

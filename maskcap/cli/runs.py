@@ -45,6 +45,19 @@ def run_config(checkpoint: Path) -> DictConfig | None:
     return None
 
 
+def checkpoint_and_config(path: str, runs: str) -> tuple[Path, DictConfig]:
+    """The checkpoint's file and the configuration of its run. Raises CheckpointError where either is missing."""
+    from maskcap.cli.build import checkpoint_file
+
+    checkpoint = checkpoint_file(path, runs)
+    trained = run_config(checkpoint)
+    if trained is None:
+        raise CheckpointError(
+            f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
+        )
+    return checkpoint, trained
+
+
 def changed_keys(trained: DictConfig, today: DictConfig) -> list[str]:
     """Keys whose values differ, of what shapes a model and its training, unresolved: a value counts where it is set."""
     from omegaconf import OmegaConf

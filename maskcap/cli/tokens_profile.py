@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskcap.cli.launch import launch
 from maskcap.config import CheckedConfig, Node, Schema
-from maskcap.errors import CheckpointError, ConfigError
+from maskcap.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -153,12 +153,9 @@ def _as_trained(values: dict[str, Any], config: DictConfig, overrides: Sequence[
     """
     from omegaconf import OmegaConf
 
-    from maskcap.cli.build import checkpoint_file
-    from maskcap.cli.runs import run_config
+    from maskcap.cli.runs import checkpoint_and_config
 
-    trained = run_config(checkpoint_file(config.checkpoint, config.paths.runs))
-    if trained is None:
-        raise CheckpointError(f"checkpoint={config.checkpoint} has no config.yaml beside it or in the folder above")
+    _, trained = checkpoint_and_config(config.checkpoint, config.paths.runs)
     whole: Any = OmegaConf.to_container(trained, resolve=False)
     merged: Any = OmegaConf.create(values | {key: whole[key] for key in _OF_A_RUN})
     merged.vision_tokens = tiling_of(trained, config, overrides)

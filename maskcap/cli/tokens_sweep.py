@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskcap.cli.launch import launch
 from maskcap.config import CheckedConfig, Node, Schema
-from maskcap.errors import CheckpointError, ConfigError
+from maskcap.errors import ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -114,10 +114,9 @@ def _configurations(config: DictConfig) -> tuple[CheckedConfig, CheckedConfig, D
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from maskcap.cli.build import checkpoint_file
     from maskcap.cli.eval import merge
     from maskcap.cli.from_shards import use_shards
-    from maskcap.cli.runs import run_config
+    from maskcap.cli.runs import checkpoint_and_config
     from maskcap.cli.tokens_profile import tiling_of
     from maskcap.cli.train import TRAIN_SCHEMA
     from maskcap.config import check_config, require_values
@@ -125,12 +124,7 @@ def _configurations(config: DictConfig) -> tuple[CheckedConfig, CheckedConfig, D
     if "_target_" in (config.data or {}):
         use_shards(config, training=False)
     require_values(config)
-    checkpoint = checkpoint_file(config.checkpoint, config.paths.runs)
-    trained = run_config(checkpoint)
-    if trained is None:
-        raise CheckpointError(
-            f"{checkpoint} has no config.yaml beside it or in the folder above: keep a checkpoint in its run's folder"
-        )
+    checkpoint, trained = checkpoint_and_config(config.checkpoint, config.paths.runs)
     overrides = HydraConfig.get().overrides.task
     tiling = tiling_of(trained, config, overrides)
     own = check_config(OmegaConf.create({key: config[key] for key in _OWN} | {"vision_tokens": tiling}), SWEEP_SCHEMA)

@@ -140,4 +140,5 @@ class _NoPositions(nn.Module):
     """
 
     def forward(self, shape: torch.Size, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """A zero that broadcasts to `shape`."""
         return torch.zeros((1,) * len(shape), device=device, dtype=dtype)

@@ -186,6 +186,7 @@ class _Caller(nn.Module):
         self.call = call
 
     def forward(self) -> Any:
+        """What the call gives."""
         return self.call()
 
 

@@ -6,6 +6,7 @@ grid's (rows, columns).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,6 +88,15 @@ class Geometry:
         """Tokens that the language model reads."""
         kept_rows, kept_columns = self.kept_grid(rows, columns)
         return kept_rows * kept_columns + self.crop_tokens * global_view
+
+    def mean_costs(self, images: Mapping[tuple[int, int], int], global_view: bool = True) -> tuple[float, float]:
+        """Slots and kept tokens of the mean image; images: their number for each tiling, at least one in all."""
+        whole = sum(images.values())
+        slots, kept = (
+            sum(cost(*tiling, global_view) * count for tiling, count in images.items()) / whole
+            for cost in (self.slots, self.kept)
+        )
+        return slots, kept
 
     def kept_axis(self, crops: int) -> tuple[np.ndarray, np.ndarray]:
         """Along rows or columns: of each kept token, the crop it is from and its place there, both int64."""

@@ -84,7 +84,12 @@ def test_neighbours_never_share_a_colour():
 @pytest.mark.parametrize("size", [(20, 400), (400, 20), (1, 1), (56, 56)])
 def test_any_shape_can_be_drawn(size: tuple[int, int]):
     views = make_views(np.zeros((*size, 3), np.uint8), TilingRule(SMALL, max_crops=20))
-    figure_to_array(crops_figure(views, "x"))
+    figure = crops_figure(views, "x")
+    pixels = figure_to_array(figure)
+    assert pixels.ndim == 3 and min(pixels.shape[:2]) > 100 and pixels.std() > 0  # drawn, and not blank
+    rows, columns = views.tiling
+    heading = f"{rows} × {columns} = {rows * columns} crop{'s' if rows * columns > 1 else ''} on the image"
+    assert heading in texts(figure) and f"{size[0]} × {size[1]} px (height × width)" in texts(figure)
 
 
 def test_more_than_four_crops_may_see_a_patch():

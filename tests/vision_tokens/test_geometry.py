@@ -82,3 +82,10 @@ def test_kept_axis_drops_interior_margins_only() -> None:
 def test_sizes_that_do_not_divide_are_errors(wrong, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Geometry(**wrong)
+
+
+def test_mean_costs_weigh_each_tiling_by_its_images() -> None:
+    """The spec's table: 1×2 and 2×2 crops cost 432 and 720 slots, of which 384 and 544 are kept."""
+    slots, kept = MOLMO.mean_costs({(1, 2): 3, (2, 2): 1})
+    assert (slots, kept) == ((3 * 432 + 720) / 4, (3 * 384 + 544) / 4)
+    assert MOLMO.mean_costs({(1, 2): 5}, global_view=False) == (288, 240)

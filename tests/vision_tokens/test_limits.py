@@ -83,7 +83,9 @@ def test_safe_crops_of_a_long_context_and_of_none() -> None:
 
 
 def test_a_sample_that_fits_passes() -> None:
-    check_fits(704, 704, "sample 3", 2, 3)
+    assert check_fits(704, 704, "sample 3", 2, 3) is None
+    with pytest.raises(SequenceTooLongError, match="sample 3"):  # one token more does not
+        check_fits(705, 704, "sample 3", 2, 3)
 
 
 def test_a_sample_that_does_not_fit_is_named_with_a_way_out() -> None:

@@ -49,13 +49,9 @@ class SeenImages(pl.Callback):
         if rule is None:
             tokens = model.vlm.geometry((0, 0)).crop_tokens  # type: ignore[operator]
             return float(tokens), float(tokens)
-        global_view = model.vision_tokens.global_view  # type: ignore[union-attr]
-        images = max(1, self.tilings.total())
-        slots, kept = (
-            sum(cost(*tiling, global_view) * count for tiling, count in self.tilings.items()) / images
-            for cost in (rule.geometry.slots, rule.geometry.kept)
-        )
-        return slots, kept
+        if not self.tilings:
+            return 0.0, 0.0
+        return rule.geometry.mean_costs(self.tilings, model.vision_tokens.global_view)  # type: ignore[union-attr]
 
 
 def _cases(batch: Batch, room: int) -> list[ImageCase]:

@@ -109,10 +109,7 @@ def summary(what: str, taken: Taken, rule: RuntimeRule, global_view: bool = True
     shares = [f"{count / images:.1%} of {rows} × {columns}" for (rows, columns), count in named]
     if rest := images - sum(count for _, count in named):
         shares.append(f"{rest / images:.1%} of {len(tilings) - len(named)} others")
-    kept, slots = (
-        sum(cost(*tiling, global_view) * count for tiling, count in tilings.items()) / images
-        for cost in (rule.geometry.kept, rule.geometry.slots)
-    )
+    slots, kept = rule.geometry.mean_costs(tilings, global_view)
     line = f"{what}: {images} images, {', '.join(shares)} crops; mean {kept:.1f} tokens ({slots:.1f} computed)"
     if rule.min_scale:
         raised, short = (sum(n for (_, state), n in taken.items() if state == each) for each in ("raised", "short"))
