@@ -22,12 +22,15 @@ class TokenLayout:
     boxes: float32 (T, 4), (top, left, bottom, right) as shares of the image, 0..1; empty where a token sees nothing but
     padding. crop: int64 (T,), the crop a token is from; 0 is the global view. grid: (rows, columns) when the tokens are
     one view that covers the whole image, in raster order, else None. tiling: crops (rows, columns) beside that view.
+    cells: the same tokens as grids one after the other, each int64 (T', 3), row, column and level: a cell of level s is
+    2^s rows high and as many columns wide.
     """
 
     boxes: torch.Tensor
     crop: torch.Tensor
     grid: tuple[int, int] | None
     tiling: tuple[int, int] | None = None
+    cells: tuple[np.ndarray, ...] = ()
 
     def __len__(self) -> int:
         return self.boxes.shape[0]
@@ -62,13 +65,34 @@ def raster(layout: TokenLayout, side: int) -> torch.Tensor:
     return torch.from_numpy(cells_GG)
 
 
+def fine_cells(rows: int, columns: int) -> np.ndarray:
+    """int64 (rows · columns, 3): every cell of a grid in raster order, as row, column, level 0."""
+    row, column = np.divmod(np.arange(rows * columns), columns)
+    return np.stack([row, column, np.zeros_like(row)], axis=1)
+
+
 @lru_cache(maxsize=64)
 def grid_layout(rows: int, columns: int) -> TokenLayout:
     """Layout of one view cut into `rows` × `columns` equal cells, raster order."""
     top = torch.arange(rows).repeat_interleave(columns)
     left = torch.arange(columns).repeat(rows)
     boxes = torch.stack([top / rows, left / columns, (top + 1) / rows, (left + 1) / columns], dim=1)
-    return TokenLayout(boxes, torch.zeros(rows * columns, dtype=torch.int64), (rows, columns))
+    return TokenLayout(
+        boxes, torch.zeros(rows * columns, dtype=torch.int64), (rows, columns), cells=(fine_cells(rows, columns),)
+    )
+
+
+def patches_layout(cells: np.ndarray, rows: int, columns: int) -> TokenLayout:
+    """Layout of a partition of one view of `rows` × `columns` base cells: int64 (T, 3), as in `TokenLayout.cells`.
+
+    Level 0 everywhere is the layout of no selection.
+    """
+    if len(cells) == rows * columns:
+        return grid_layout(rows, columns)
+    first, side = cells[:, :2], 2 ** cells[:, 2:]
+    edges = np.concatenate([first, first + side], axis=1) / np.array([rows, columns, rows, columns])
+    boxes = torch.from_numpy(edges.astype(np.float32))
+    return TokenLayout(boxes, torch.zeros(len(cells), dtype=torch.int64), None, cells=(cells,))
 
 
 @lru_cache(maxsize=1024)
@@ -88,9 +112,10 @@ def tiling_layout(rows: int, columns: int, fit: Fit, geometry: Geometry, global_
     crop = torch.from_numpy((row_crop[:, None] * columns + column_crop[None] + 1).reshape(-1))
     if global_view:
         whole = grid_layout(geometry.side, geometry.side)
-        return TokenLayout(torch.cat([whole.boxes, boxes]), torch.cat([whole.crop, crop]), None, tiling=(rows, columns))
+        cells = (*whole.cells, fine_cells(height, width))
+        return TokenLayout(torch.cat([whole.boxes, boxes]), torch.cat([whole.crop, crop]), None, (rows, columns), cells)
     full = (fit.top, fit.left, fit.height, fit.width) == (0, 0, *geometry.canvas(rows, columns))
-    return TokenLayout(boxes, crop, (height, width) if full else None, tiling=(rows, columns))
+    return TokenLayout(boxes, crop, (height, width) if full else None, (rows, columns), (fine_cells(height, width),))
 
 
 def _shares(tokens: int, cell: int, start: int, length: int) -> tuple[np.ndarray, np.ndarray]:

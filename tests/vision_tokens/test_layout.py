@@ -1,12 +1,14 @@
-"""TokenLayout of one view, and of crops."""
+"""TokenLayout of one view, of crops, and of patches."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from maskcap.vision_tokens.geometry import Geometry
-from maskcap.vision_tokens.layout import grid_layout, raster, tiling_layout
+from maskcap.vision_tokens.layout import grid_layout, patches_layout, raster, tiling_layout
+from maskcap.vision_tokens.patch_selection import cells_of
 from maskcap.vision_tokens.tiling import fit
 
 
@@ -60,3 +62,30 @@ def test_a_raster_holds_the_token_that_sees_each_place_most_closely(side: int) -
             around = (boxes[:, 0] <= y) & (y < boxes[:, 2]) & (boxes[:, 1] <= x) & (x < boxes[:, 3])
             area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).where(around, torch.inf)
             assert cells[row, column] == area.argmin()
+
+
+LEVELS = np.array(
+    [[2, 2, 2, 2, 0], [2, 2, 2, 2, 0], [2, 2, 2, 2, 0], [2, 2, 2, 2, 0], [1, 1, 0, 0, 0], [1, 1, 0, 0, 0]]
+)
+
+
+def test_patches_are_rectangles_of_their_levels_side() -> None:
+    layout = patches_layout(cells_of(LEVELS), 6, 5)
+    assert len(layout) == 1 + 4 + 1 + 6 and layout.grid is None and layout.views == 1
+    expected = [[0, 0, 4, 4], [0, 4, 1, 5], [1, 4, 2, 5], [2, 4, 3, 5], [3, 4, 4, 5], [4, 0, 6, 2], [4, 2, 5, 3]]
+    torch.testing.assert_close(layout.boxes[:7], torch.tensor(expected) / torch.tensor([6.0, 5, 6, 5]))
+    areas = (layout.boxes[:, 2:] - layout.boxes[:, :2]).double().prod(dim=1)
+    assert areas.sum().item() == pytest.approx(1, abs=1e-6)
+    # each place of a raster of the base cells' size is seen by the token whose cell it lies in
+    seen = raster(patches_layout(cells_of(np.where(LEVELS[:5] == 1, 0, LEVELS[:5])), 5, 5), 5)
+    assert seen[:4, :4].unique().tolist() == [0] and seen[:, 4].tolist() == [1, 2, 3, 4, len(seen.unique()) - 1]
+
+
+def test_fine_patches_are_the_layout_of_no_selection() -> None:
+    assert patches_layout(cells_of(np.zeros((3, 4), dtype=int)), 3, 4) is grid_layout(3, 4)
+
+
+def test_cells_say_where_every_token_stands() -> None:
+    assert grid_layout(2, 3).cells[0].tolist() == [[0, 0, 0], [0, 1, 0], [0, 2, 0], [1, 0, 0], [1, 1, 0], [1, 2, 0]]
+    crops = tiling_layout(1, 2, fit(48, 64, GEOMETRY.canvas(1, 2)), GEOMETRY)
+    assert [len(part) for part in crops.cells] == [16, 24] and crops.cells[1].max(axis=0).tolist() == [3, 5, 0]
