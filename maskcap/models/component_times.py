@@ -1,7 +1,8 @@
 """How long each part of the model takes for an image, by timing the model's own calls.
 
-preprocess: `encode_image` without the views' encoding: resizing, cutting, gathering the kept tokens (reading a file and
-    making its sample are the data loader's). vit: the vision tower. projector: `encode_views` without the tower.
+preprocess: `encode_image` without the views' encoding: resizing, cutting, choosing patches, gathering the kept tokens
+    (reading a file and making its sample are the data loader's). vit: the vision tower, of Qwen2-VL with its merger.
+    projector: `encode_views` without the tower.
 prefill: all that the language model reads: the image's prefix and the question before the first new token, and the
     sequences of phrases. decode: of each new token after the first, with the head and the search.
 sam_encode, sam_decode: the segmenter's `encode` (its resize included) and `decode`.
@@ -90,7 +91,7 @@ class ComponentClock:
             sums[name] = sums.get(name, 0.0) + watch.read() * 1000
         whole, views, vit = (sums.get(name, 0.0) for name in ("encode_image", "encode_views", "vit"))
         return {
-            "preprocess": max(0.0, whole - views),
+            "preprocess": max(0.0, whole - max(views, vit)),
             "vit": vit,
             "projector": max(0.0, views - vit),
             "prefill": sum(sums.get(name, 0.0) for name in ("read_prefix", "hidden_states", "first")),

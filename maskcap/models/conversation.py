@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 IMAGE_SLOT = "<IMG_CONTEXT>"
 REGION_OPEN, REGION_SLOT, REGION_CLOSE = "<vp>", "<VP_CONTEXT>", "</vp>"
 SEG = "[SEG]"
+QWEN_SLOT = "<|image_pad|>"
+QWEN_IMAGE = f"<|vision_start|>{QWEN_SLOT}<|vision_end|>"
 ADDED_TOKENS = (REGION_OPEN, REGION_SLOT, REGION_CLOSE, SEG)
 
 
@@ -28,7 +30,7 @@ Prompt: TypeAlias = "str | Sequence[str | Words]"
 class Conversation:
     """The words around images, regions and phrases.
 
-    A sequence is `prefix` (the image's tokens stand at IMAGE_SLOT) and then one question and answer. The region's
+    A sequence is `prefix` (the image's tokens stand at `image_slot`) and then one question and answer. The region's
     tokens stand at REGION_SLOT; `{question}` and `{phrase}` are filled in. The defaults are InternVL's chat format
     and Sa2VA's questions; `tiny_conversation` says the same in fewer tokens.
     """
@@ -42,6 +44,7 @@ class Conversation:
     segment: str = "Please segment {phrase} in this image.<|im_end|>\n<|im_start|>assistant\n"
     segment_answer: str = f"Sure, {SEG}."
     end: str = "<|im_end|>"
+    image_slot: str = IMAGE_SLOT
 
     def describe_prompt(self, question: str | None) -> Prompt:
         """The text before the caption; `question` None takes the default one."""
@@ -87,12 +90,21 @@ def token_ids(tokenizer: Any, prompt: Prompt) -> list[int]:
     return tokenise(tokenizer, [prompt])[0]
 
 
-def tiny_conversation() -> Conversation:
-    """The same slots with as few words as a model without pretraining needs."""
+def qwen_conversation() -> Conversation:
+    """Qwen2-VL's chat format around the same questions."""
     return Conversation(
-        prefix=f"<img>{IMAGE_SLOT}</img>",
+        prefix=f"<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{QWEN_IMAGE}\n",
+        image_slot=QWEN_SLOT,
+    )
+
+
+def tiny_conversation(image: str = f"<img>{IMAGE_SLOT}</img>", image_slot: str = IMAGE_SLOT) -> Conversation:
+    """The same slots with as few words as a model without pretraining needs; image: the slot with what frames it."""
+    return Conversation(
+        prefix=image,
         describe=f"<|im_start|>{REGION_OPEN}{REGION_SLOT}{REGION_CLOSE}{{question}}<|im_end|>",
         default_question=" describe",
         segment="<|im_start|> segment {phrase}<|im_end|>",
         segment_answer=SEG,
+        image_slot=image_slot,
     )

@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from maskcap.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from maskcap.models.region_prompt import resize_image
 from maskcap.models.transfer import to_device
-from maskcap.models.vlm.interface import ImageTokens
+from maskcap.models.vlm.interface import ImageTokens, place_tokens
 from maskcap.vision_tokens.geometry import Geometry
-from maskcap.vision_tokens.layout import TokenLayout, tiling_layout
+from maskcap.vision_tokens.layout import tiling_layout
 from maskcap.vision_tokens.tiling import Fit, fit
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def encode_crops(
     rows_BT = np.stack([np.pad(rows, (0, longest - len(rows))) for rows in kept])
     (index,) = to_device([torch.from_numpy(rows_BT)], image1.device)
     features = tokens_VssC.flatten(0, 2).index_select(0, index.flatten()).view(*index.shape, -1)
-    return _placed(features, layouts, geometry)
+    return place_tokens(features, layouts, geometry)
 
 
 def cut_views(
@@ -105,17 +105,3 @@ def _kept(tilings: Sequence[Tiling], geometry: Geometry, global_view: bool) -> l
         found.append(np.concatenate([whole, at.reshape(-1)]))
         first += rows * columns + global_view
     return found
-
-
-def _placed(features: torch.Tensor, layouts: tuple[TokenLayout, ...], geometry: Geometry) -> ImageTokens:
-    """The tokens with their rectangles on the device; of one square grid, which pools to it, as a single view."""
-    grid = layouts[0].grid
-    if grid is not None and grid[0] == grid[1] and all(layout is layouts[0] for layout in layouts):
-        return ImageTokens(features, layouts, geometry=geometry)
-    longest = features.shape[1]
-    boxes = torch.stack([F.pad(layout.boxes, (0, 0, 0, longest - len(layout))) for layout in layouts])
-    (boxes,) = to_device([boxes], features.device)
-    counts = torch.tensor([len(layout) for layout in layouts])
-    (counts,) = to_device([counts], features.device)
-    valid = torch.arange(longest, device=features.device) < counts[:, None]
-    return ImageTokens(features, layouts, boxes, valid, geometry)

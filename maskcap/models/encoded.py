@@ -40,8 +40,19 @@ class EncodedImages:
     def tokens(self) -> ImageTokens:
         """The language model's image tokens."""
         tokens = self.model.encode_image(self.image1, self.sizes)
-        self.work.vlm_images += sum(layout.views for layout in tokens.layouts)
+        self.work.vlm_images += sum(self.model.vlm.views(layout) for layout in tokens.layouts)  # type: ignore[operator]
+        self.work.image_tokens += sum(tokens.counts)
         return tokens
+
+    @property
+    def token_costs(self) -> list[tuple[int, int]]:
+        """Each image's tokens, and those of its whole grid; [] where no image was encoded for the language model."""
+        if "tokens" not in self.__dict__:
+            return []
+        return [
+            (len(layout), sum(int((4 ** cells[:, 2]).sum()) for cells in layout.cells))
+            for layout in self.tokens.layouts
+        ]
 
     @cached_property
     def segmenter(self) -> SegmenterFeatures:
@@ -68,8 +79,10 @@ class EncodedImages:
     @cached_property
     def keys(self) -> torch.Tensor:
         """Grounding keys (B, T, K); always from the full image, also where prompts leave the image's tokens out."""
-        assert self.model.grounding is not None
-        return self.model.grounding.keys(self.tokens.features, self.image_states)
+        head = self.model.grounding
+        assert head is not None
+        boxes = self._boxes if head.key_place is not None else None
+        return head.keys(self.tokens.features, self.image_states, boxes)
 
     def as_map(self, values: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
         """Numbers of the tokens (R, T) → of the image's places (R, m, m): each is the one that sees it most closely."""
@@ -77,6 +90,13 @@ class EncodedImages:
             return values.view(-1, *self.tokens.grid)
         raster_Rmm = self._raster.index_select(0, region_image)
         return values.gather(1, raster_Rmm.flatten(1)).view_as(raster_Rmm)
+
+    @cached_property
+    def _boxes(self) -> torch.Tensor:
+        """float32 (B, T, 4): where each token looks."""
+        if self.tokens.boxes is not None:
+            return self.tokens.boxes
+        return to_device([torch.stack([layout.boxes for layout in self.tokens.layouts])], self.image1.device)[0]
 
     @cached_property
     def _raster(self) -> torch.Tensor:

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import nn
 
+from maskcap.errors import ConfigError
 from maskcap.losses import answer_loss
 from maskcap.models.component_times import model_name
 from maskcap.models.conversation import Words
@@ -18,7 +20,7 @@ from maskcap.models.encoded import EncodedImages
 from maskcap.models.grounding import GroundingHead
 from maskcap.models.packing import Packing, check_packing
 from maskcap.models.reading import Reading
-from maskcap.models.region_prompt import coverage, fill_empty, pool_masks, select_features_flat
+from maskcap.models.region_prompt import Chosen, choose_features, coverage, fill_empty, pool_masks
 from maskcap.models.segmenter import Segmenter
 from maskcap.models.segments import Questions, RegionTokens, Segment, join_questions
 from maskcap.models.sequence import build_continuations, build_sequences
@@ -27,7 +29,7 @@ from maskcap.models.tree_attention import Attention, choose_attention
 from maskcap.models.vlm.interface import Generated, ImageTokens
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.runtime import RuntimeRule
-from maskcap.vision_tokens.settings import SingleView, Tiling, VisionTokens
+from maskcap.vision_tokens.settings import Patches, SingleView, Tiling, VisionTokens
 
 
 class MaskCaptionModel(nn.Module):
@@ -62,7 +64,7 @@ class MaskCaptionModel(nn.Module):
         width: int = vlm.hidden_size  # type: ignore[assignment]
         self.seg_mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, segmenter.hidden_size))
         self.region_marker = nn.Parameter(torch.zeros(width))
-        self.grounding = GroundingHead(width) if grounding else None
+        self.grounding = GroundingHead(width, places=vlm.mrope) if grounding else None  # type: ignore[arg-type]
         self.set_vision_tokens(vision_tokens or SingleView())
         self.packing: Packing = packing
         self.token_budget = token_budget
@@ -79,8 +81,14 @@ class MaskCaptionModel(nn.Module):
     def set_vision_tokens(self, vision_tokens: VisionTokens) -> None:
         """How many tokens an image costs from now on; weights do not depend on it.
 
-        Raises ConfigError for what contradicts or does not divide, and for a target without a table of this model.
+        Raises ConfigError for what contradicts or does not divide, for a target without a table of this model, and for
+        patches of a model that has one grid for all images.
         """
+        if isinstance(vision_tokens, Patches) and not self.vlm.selects_patches:
+            raise ConfigError(
+                f"vision_tokens=patches does not go with {type(self.vlm).__name__}, which has one grid for all images: "
+                "use model=qwen2_vl (or qwen2_vl_tiny), or vision_tokens=tiling"
+            )
         self.vision_tokens: VisionTokens = vision_tokens
         self.tiling_rule: RuntimeRule | None = None
         if isinstance(vision_tokens, Tiling):
@@ -90,11 +98,14 @@ class MaskCaptionModel(nn.Module):
     def encode_image(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> ImageTokens:
         """(B, 3, H, W) ImageNet-normalised → `features` (B, T, C) and where each token looks.
 
-        sizes: the images' own (height, width), by which they are cut into crops; None: (H, W).
+        sizes: the images' own (height, width), by which they are cut into crops, or keep their aspect ratio; None:
+        (H, W). Patches that are chosen by the picture wait for the device once.
         """
         rule = self.tiling_rule
+        if isinstance(self.vision_tokens, Patches):
+            return self.vlm.encode_image(image1, sizes, self.vision_tokens)  # type: ignore[operator]
         if rule is None or not isinstance(self.vision_tokens, Tiling):
-            return self.vlm.encode_image(image1)  # type: ignore[operator]
+            return self.vlm.encode_image(image1, sizes)  # type: ignore[operator]
         height, width = image1.shape[-2:]
         sizes = [(height, width)] * image1.shape[0] if sizes is None else sizes
         tilings = [rule.choose(*size) for size in sizes]
@@ -119,8 +130,15 @@ class MaskCaptionModel(nn.Module):
         else:
             boxes = tokens.boxes.index_select(0, region_image)
             selected, small = fill_unseen(select_tokens(mask1, boxes, pool), mask1, boxes)
-        features, counts = select_features_flat(tokens.features, selected, region_image)
-        return RegionTokens(features + self.region_marker, counts), small
+        chosen = choose_features(tokens.features, selected, region_image)
+        positions = self._region_positions(tokens, chosen) if self.vlm.mrope else None
+        return RegionTokens(chosen.features + self.region_marker, chosen.counts, positions), small
+
+    def _region_positions(self, tokens: ImageTokens, chosen: Chosen) -> list[tuple[np.ndarray, int]]:
+        """M-RoPE positions of each region's tokens: those of the image's own, and the positions that it takes."""
+        of_layout = {each: self.vlm.image_positions(each) for each in set(tokens.layouts)}  # type: ignore[operator]
+        images = [of_layout[tokens.layouts[image]] for image in chosen.images]
+        return [(places[:, numbers], span) for (places, span), numbers in zip(images, chosen.tokens, strict=True)]
 
     def coverage(self, tokens: ImageTokens, mask1: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
         """Share of what each token sees that the mask covers, (R, H, W) → (R, T) in [0, 1]."""

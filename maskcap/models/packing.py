@@ -17,7 +17,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from maskcap.errors import ConfigError
-from maskcap.models.segments import Piece, Segment
+from maskcap.models.segments import Before, Piece, Segment
 
 Packing = Literal["tree", "none"]
 Kept: TypeAlias = tuple[int, bool]  # an image, and whether its tokens are kept in its prefix
@@ -37,8 +37,9 @@ class Tree:
 class Grid:
     """Trees laid out in rows.
 
-    ids, positions int64 (N, L): padding has position 0. tree int64 (N, L): the token's tree in its row, -1 for padding.
-    branch int64 (N, L): 0 in a prefix, else the number of the segment in its tree, from 1.
+    ids, positions int64 (N, L): padding has position 0; with M-RoPE positions are (3, N, L). tree int64 (N, L): the
+    token's tree in its row, -1 for padding. branch int64 (N, L): 0 in a prefix, else the number of the segment in its
+    tree, from 1.
     segment_starts int64 (S,): index in N·L of each segment's first token.
     prefixes: (image, whether its tokens are there, index in N·L of the first token) of each tree.
     pairs: (query, key) pairs that the trees' mask allows.
@@ -99,41 +100,40 @@ def plan_rows(
 def lay_out(
     rows: Sequence[Sequence[Tree]],
     pieces: Sequence[Piece],
-    prefixes: Mapping[Kept, np.ndarray],
+    prefixes: Mapping[Kept, Before],
     pad_id: int,
     *,
     padding: str = "right",
-    already: Mapping[Kept, int] | None = None,
 ) -> Grid:
-    """The rows' tokens, each token's position, tree and branch. padding: `right` to train, `left` to generate.
-
-    already: tokens that were read before each prefix, for rows that go on from these.
-    """
+    """The rows' tokens, each token's position, tree and branch. padding: `right` to train, `left` to generate."""
     lengths = [sum(tree.length for tree in row) for row in rows]
     length = max(lengths, default=0)
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    positions, tree_of, branch_of = np.zeros_like(ids), np.full_like(ids, -1), np.zeros_like(ids)
+    regions = [piece.region[0] for piece in pieces if piece.region is not None]
+    axes = max([1, *map(len, regions), *(len(before.positions) for before in prefixes.values())])
+    positions = np.zeros((axes, *ids.shape), dtype=np.int64)
+    tree_of, branch_of = np.full_like(ids, -1), np.zeros_like(ids)
     starts = np.zeros(len(pieces), dtype=np.int64)
     found: list[tuple[int, bool, int]] = []
     pairs = 0
     for n, row in enumerate(rows):
         at = length - lengths[n] if padding == "left" else 0
         for t, tree in enumerate(row):
-            prefix = prefixes[tree.image, tree.keep_image]
-            start = already[tree.image, tree.keep_image] if already is not None else 0
+            before = prefixes[tree.image, tree.keep_image]
             found.append((tree.image, tree.keep_image, n * length + at))
             tree_of[n, at : at + tree.length] = t
-            pairs += _triangle(len(prefix))
-            for branch, tokens in enumerate([prefix, *(pieces[number].ids for number in tree.segments)]):
-                first = start + (len(prefix) if branch else 0)
+            parts = [(before.ids, before.positions)]
+            parts += [(pieces[number].ids, pieces[number].positions(before)) for number in tree.segments]
+            for branch, (tokens, places) in enumerate(parts):
+                pairs += _triangle(len(tokens))
                 if branch:
                     starts[tree.segments[branch - 1]] = n * length + at
-                    pairs += _triangle(len(tokens)) + len(tokens) * first
+                    pairs += len(tokens) * (before.read + len(before.ids))
                 ids[n, at : at + len(tokens)] = tokens
-                positions[n, at : at + len(tokens)] = np.arange(first, first + len(tokens))
+                positions[:, n, at : at + len(tokens)] = places
                 branch_of[n, at : at + len(tokens)] = branch
                 at += len(tokens)
-    return Grid(ids, positions, tree_of, branch_of, starts, found, pairs)
+    return Grid(ids, positions if axes > 1 else positions[0], tree_of, branch_of, starts, found, pairs)
 
 
 def _tree(

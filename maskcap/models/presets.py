@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from maskcap.errors import ConfigError
 from maskcap.models.adapters import LoRA, add_lora, freeze, train_in_float32
-from maskcap.models.conversation import IMAGE_SLOT, tiny_conversation
+from maskcap.models.conversation import IMAGE_SLOT, QWEN_IMAGE, QWEN_SLOT, tiny_conversation
 
 if TYPE_CHECKING:
     from maskcap.losses import TargetResize
     from maskcap.models.segmenter import Segmenter
     from maskcap.models.vlm.internvl import InternVL
+    from maskcap.models.vlm.qwen2_vl import Qwen2VL
 
 
 def tiny_internvl(
@@ -76,6 +77,75 @@ def tiny_internvl(
         model = InternVLForConditionalGeneration(config)
         _start_positions(model.model.vision_tower.embeddings.position_embeddings, image_size // patch_size)
     return InternVL(model, tokenizer, image_size, tiny_conversation())
+
+
+def tiny_qwen2_vl(
+    image_size: int = 128,
+    patch_size: int = 4,
+    hidden_size: int = 96,
+    vit_size: int = 64,
+    vit_layers: int = 3,
+    lm_layers: int = 2,
+    heads: int = 4,
+    std: float = 0.04,
+    seed: int = 0,
+) -> Qwen2VL:
+    """`Qwen2VLForConditionalGeneration` with random weights, about a million parameters.
+
+    A square image of image_size px has image_size / (2 · patch_size) tokens a side: 128 and 4 give 16×16. Rotary bases
+    are small (the stock ones are made for thousands of positions): with 1e6 and a few frequencies M-RoPE's last
+    section, the columns, would hardly turn over 16 of them.
+    """
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig, Qwen2VLVisionConfig
+
+    from maskcap.models.tiny_tokenizer import tiny_tokenizer, token_id
+    from maskcap.models.vlm.qwen2_vl import Qwen2VL
+
+    tokenizer = tiny_tokenizer(("<|vision_start|>", "<|vision_end|>", QWEN_SLOT, "<|video_pad|>"))
+    vision = Qwen2VLVisionConfig(
+        depth=vit_layers,
+        embed_dim=vit_size,
+        hidden_size=hidden_size,
+        num_heads=heads,
+        patch_size=patch_size,
+        initializer_range=std,
+        rope_parameters={"rope_type": "axial", "rope_theta": 100.0},
+    )
+    frequencies = hidden_size // heads // 2
+    text = Qwen2VLTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=lm_layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        initializer_range=std,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10.0,
+            "mrope_section": [frequencies - 2 * (frequencies // 3), frequencies // 3, frequencies // 3],
+        },
+        bos_token_id=None,
+        eos_token_id=token_id(tokenizer, "<|im_end|>"),
+        pad_token_id=token_id(tokenizer, "<pad>"),
+    )
+    config = Qwen2VLConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_id=token_id(tokenizer, QWEN_SLOT),
+        video_token_id=token_id(tokenizer, "<|video_pad|>"),
+        vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
+        vision_end_token_id=token_id(tokenizer, "<|vision_end|>"),
+        tie_word_embeddings=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2VLForConditionalGeneration(config)
+    conversation = tiny_conversation(QWEN_IMAGE, QWEN_SLOT)
+    return Qwen2VL(model, tokenizer, (2 * patch_size) ** 2, image_size**2, conversation)
 
 
 def tiny_sam2(
@@ -164,10 +234,42 @@ def pretrained_internvl(
     model = _load(InternVLForConditionalGeneration, "model.path", path, dtype, local_files_only)
     tokenizer = _load(AutoTokenizer, "model.path", path, None, local_files_only)
     vlm = InternVL(model, tokenizer, image_size, antialias=antialias)
-    freeze(model, freeze_patterns)
-    if lora is not None:
-        add_lora(model.model.language_model, lora)
-    train_in_float32(model)
+    _adapt(model, lora, freeze_patterns)
+    return vlm
+
+
+def pretrained_qwen2_vl(
+    path: str,
+    dtype: str = "bfloat16",
+    min_pixels: int = 56 * 56,
+    max_pixels: int = 28 * 28 * 1280,
+    lora: LoRA | None = None,
+    freeze_patterns: Sequence[str] = (),
+    antialias: bool = True,
+    local_files_only: bool = False,
+) -> Qwen2VL:
+    """Qwen2-VL or Qwen2.5-VL from a folder or a hub id (e.g. `Qwen/Qwen2-VL-2B-Instruct`), frozen and adapted.
+
+    min_pixels, max_pixels: of an image as the model sees it, 28 × 28 px a token. The rest as `pretrained_internvl`,
+    ConfigError too.
+    """
+    from transformers import (
+        AutoConfig,
+        AutoTokenizer,
+        Qwen2_5_VLForConditionalGeneration,
+        Qwen2VLForConditionalGeneration,
+    )
+
+    from maskcap.models.vlm.qwen2_vl import Qwen2VL
+
+    classes = {"qwen2_vl": Qwen2VLForConditionalGeneration, "qwen2_5_vl": Qwen2_5_VLForConditionalGeneration}
+    kind = _load(AutoConfig, "model.path", path, None, local_files_only).model_type
+    if kind not in classes:
+        raise ConfigError(f"model.path={path} is of model_type {kind}: expected one of {', '.join(classes)}")
+    model = _load(classes[kind], "model.path", path, dtype, local_files_only)
+    tokenizer = _load(AutoTokenizer, "model.path", path, None, local_files_only)
+    vlm = Qwen2VL(model, tokenizer, min_pixels, max_pixels, antialias=antialias)
+    _adapt(model, lora, freeze_patterns)
     return vlm
 
 
@@ -202,6 +304,14 @@ def _start_positions(embeddings: Any, side: int, scale: float = 4.0) -> None:
     grid = torch.cat([waves[:, None].expand(side, side, -1), waves[None].expand(side, side, -1)], dim=-1)
     with torch.no_grad():
         embeddings[0, 1:, : 4 * quarter] = scale * grid.flatten(0, 1)
+
+
+def _adapt(model: Any, lora: LoRA | None, freeze_patterns: Sequence[str]) -> None:
+    """Freeze, put adapters on the language model, and keep what trains in float32."""
+    freeze(model, freeze_patterns)
+    if lora is not None:
+        add_lora(model.model.language_model, lora)
+    train_in_float32(model)
 
 
 def _load(cls: Any, key: str, path: str, dtype: str | None, local_files_only: bool) -> Any:

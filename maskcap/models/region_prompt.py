@@ -5,6 +5,7 @@ Shapes: B images, R regions, T tokens an image, C channels, G cells a side.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -68,20 +69,37 @@ def select_features(
     features (B, T, C), prompt_masks bool (R, G, G) with G·G = T, region_image int64 (R,) → R tensors (n_r, C).
     The selector has no parameters and sends no gradient to the mask. It waits for the device once, for all regions.
     """
-    selected, counts = select_features_flat(features, prompt_masks, region_image)
-    return list(selected.split(counts))
+    chosen = choose_features(features, prompt_masks, region_image)
+    return list(chosen.features.split(chosen.counts))
 
 
-def select_features_flat(
-    features: torch.Tensor, prompt_masks: torch.Tensor, region_image: torch.Tensor
-) -> tuple[torch.Tensor, list[int]]:
-    """As `select_features`, but all regions' tokens in one (Σ n_r, C) tensor and the list of n_r.
+@dataclass(frozen=True)
+class Chosen:
+    """Regions' tokens: features (Σ n_r, C), in region order; on the host each one's image and token numbers (n_r)."""
+
+    features: torch.Tensor
+    images: list[int]
+    tokens: list[np.ndarray]
+
+    @property
+    def counts(self) -> list[int]:
+        """The n_r."""
+        return [len(each) for each in self.tokens]
+
+
+def choose_features(features: torch.Tensor, prompt_masks: torch.Tensor, region_image: torch.Tensor) -> Chosen:
+    """As `select_features`, of all regions at once.
 
     The masks come to the host, since the sequences' lengths depend on them: the one wait.
     """
     tokens = features.shape[1]
-    mask_RT = to_host(prompt_masks.flatten(1))
-    numbers = [torch.from_numpy(indices) for indices in np.nonzero(mask_RT)]
-    region, token = to_device(numbers, features.device)
-    rows = region_image.index_select(0, region) * tokens + token
-    return features.flatten(0, 1).index_select(0, rows), mask_RT.sum(axis=1).tolist()
+    mask_RT = prompt_masks.flatten(1)
+    # the images' numbers travel with the masks, as bytes
+    numbers = region_image.long()[:, None].contiguous().view(torch.uint8)
+    host = to_host(torch.cat([mask_RT.to(torch.uint8), numbers], dim=1))
+    images = np.ascontiguousarray(host[:, mask_RT.shape[1] :]).view(np.int64)[:, 0]
+    region, token = np.nonzero(host[:, : mask_RT.shape[1]])
+    (rows,) = to_device([torch.from_numpy(images[region] * tokens + token)], features.device)
+    ends = np.cumsum(np.bincount(region, minlength=len(host)))[:-1]
+    selected = features.flatten(0, 1).index_select(0, rows)
+    return Chosen(selected, images.tolist(), np.split(token, ends)[: len(host)])

@@ -15,9 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from maskcap.models.conversation import IMAGE_SLOT, REGION_SLOT, SEG
+from maskcap.models.conversation import REGION_SLOT, SEG
 from maskcap.models.packing import Grid, Kept, Packing, Tree, lay_out, plan_rows
-from maskcap.models.segments import Piece, Questions, RegionTokens, Segment, check_lengths, pieces_of, prefix_ids
+from maskcap.models.segments import (
+    Before,
+    Piece,
+    Questions,
+    RegionTokens,
+    Segment,
+    check_lengths,
+    image_slot,
+    pieces_of,
+    prefix_ids,
+    prefixes_of,
+)
 from maskcap.models.transfer import to_device
 from maskcap.models.tree_attention import TreeMask
 from maskcap.vision_tokens.limits import Template, check_fits
@@ -50,7 +61,7 @@ class Prefix:
 class Sequences:
     """N rows on the device.
 
-    inputs_embeds (N, L, C); position_ids int64 (N, L).
+    inputs_embeds (N, L, C); position_ids int64 (N, L), or (3, N, L) with M-RoPE.
     attention: int64 (N, L), 1 for real tokens, of rows that are plain causal sequences; a TreeMask of packed trees.
     answer_positions int64 (A,): indices in N·L of the states that predict the answers' tokens, segment by segment;
     answer_ids int64 (A,): these tokens, the labels of the caption loss; answer_counts: tokens of each segment's answer.
@@ -92,7 +103,7 @@ def build_sequences(
     segments = questions.segments
     images = len(tokens.layouts) if tokens is not None else 0
     prefixes = _prefixes(vlm, tokens, segments)
-    before = {kept: len(ids) for kept, ids in prefixes.items()}
+    before = _lengths(prefixes)
     pieces = pieces_of(vlm, segments, questions.regions)
     lengths = [
         before[segment.image, segment.keep_image] + len(piece.ids)
@@ -110,7 +121,7 @@ def build_prefixes(vlm: VLM, tokens: ImageTokens, work: Work | None = None) -> S
     """One left-padded row an image that holds the prefix alone; `image_positions` are its image tokens."""
     prefixes = _prefixes(vlm, tokens, [])
     images = len(tokens.layouts)
-    rows = [[Tree(image, True, (), len(prefixes[image, True]))] for image in range(images)]
+    rows = [[Tree(image, True, (), len(prefixes[image, True].ids))] for image in range(images)]
     grid = lay_out(rows, [], prefixes, vlm.tokenizer.pad_token_id, padding="left")
     _count(work, grid)
     return _on_device(vlm, _Host(grid, [], "none", images), Questions(), tokens)
@@ -131,12 +142,11 @@ def build_continuations(
     segments = questions.segments
     whole = _prefixes(vlm, tokens, segments)
     pieces = pieces_of(vlm, segments, questions.regions)
-    lengths = [len(whole[s.image, True]) + len(piece.ids) for s, piece in zip(segments, pieces, strict=True)]
+    lengths = [len(whole[s.image, True].ids) + len(piece.ids) for s, piece in zip(segments, pieces, strict=True)]
     _check_lengths(segments, lengths, max_length, tokens)
-    prefixes = whole if prefix is None else {kept: ids[:0] for kept, ids in whole.items()}
-    rows = plan_rows(segments, pieces, {kept: len(ids) for kept, ids in prefixes.items()}, "none")
-    already = None if prefix is None else {kept: len(ids) for kept, ids in whole.items()}
-    grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id, padding="left", already=already)
+    prefixes = whole if prefix is None else {kept: before.cached() for kept, before in whole.items()}
+    rows = plan_rows(segments, pieces, _lengths(prefixes), "none")
+    grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id, padding="left")
     sequences = _on_device(vlm, _Host(grid, pieces, "none", 0), questions, tokens if prefix is None else None)
     if prefix is None:
         return sequences
@@ -155,13 +165,13 @@ class _Host:
     image_states: int
 
 
-def _prefixes(vlm: VLM, tokens: ImageTokens | None, segments: Sequence[Segment]) -> dict[Kept, np.ndarray]:
+def _prefixes(vlm: VLM, tokens: ImageTokens | None, segments: Sequence[Segment]) -> dict[Kept, Before]:
     """Each image's prefix with its tokens and without."""
-    counts = tokens.counts if tokens is not None else []
-    of_length = {length: prefix_ids(vlm, length) for length in {0, *counts}}
-    found = {(image, True): of_length[length] for image, length in enumerate(counts)}
-    images = {*range(len(counts)), *(segment.image for segment in segments)}
-    return found | {(image, False): of_length[0] for image in images}
+    return prefixes_of(vlm, tokens.layouts if tokens is not None else (), {segment.image for segment in segments})
+
+
+def _lengths(prefixes: dict[Kept, Before]) -> dict[Kept, int]:
+    return {kept: len(before.ids) for kept, before in prefixes.items()}
 
 
 def _check_lengths(
@@ -244,8 +254,7 @@ def _image_slots(
     counts = tokens.counts if tokens is not None else []
     kept = [(image, start) for image, keep, start in grid.prefixes if keep and counts]
     first = {image: start for image, start in reversed(kept)}
-    slot = vlm.tokenizer.convert_tokens_to_ids(IMAGE_SLOT)
-    before = int((prefix_ids(vlm, 1) == slot).argmax())  # the slots follow each other
+    before = int((prefix_ids(vlm, 1) == image_slot(vlm)).argmax())  # the slots follow each other
     longest = max(counts, default=0)
     at = _joined([start + before + np.arange(counts[image]) for image, start in kept])
     rows = _joined([image * longest + np.arange(counts[image]) for image, _ in kept])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT
@@ -17,10 +18,11 @@ WORDS = (
 SPECIAL = ("<pad>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", IMAGE_SLOT, *ADDED_TOKENS)
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
+def tiny_tokenizer(further: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """About 400 tokens: special tokens, 256 bytes, the words above with a space before them.
 
     A Unigram model over byte-level text: a listed word always costs less than its bytes, and nothing is unknown.
+    further: more special tokens, after the others.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
@@ -30,7 +32,7 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=None, byte_fallback=False))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in (*SPECIAL, *further)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>", clean_up_tokenization_spaces=False
     )

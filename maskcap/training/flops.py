@@ -57,8 +57,8 @@ class Flops:
     def __add__(self, other: Flops) -> Flops:
         return Flops(self.forward + other.forward, self.backward + other.backward)
 
-    def __mul__(self, times: int) -> Flops:
-        return Flops(self.forward * times, self.backward * times)
+    def __mul__(self, times: float) -> Flops:
+        return Flops(round(self.forward * times), round(self.backward * times))
 
 
 @dataclass(frozen=True)

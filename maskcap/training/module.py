@@ -51,6 +51,7 @@ class MaskCaptionModule(L.LightningModule):
         self._batches_seen = 0  # by each rank, over epochs and resumes
         self._world = 1
         self.last_work: Work | None = None  # of the last training step, for callbacks
+        self.last_tokens: list[tuple[int, int]] = []  # of the last batch, `EncodedImages.token_costs`
         self.validation = Validation(self.loops, describe_sets, meteor=meteor, pictures=pictures)
 
     @property
@@ -112,7 +113,7 @@ class MaskCaptionModule(L.LightningModule):
             for part, value in output.logs.items():
                 self.log(f"train/{name}/{part}", value, prog_bar=part == "loss", batch_size=size)
         assert total is not None
-        self.last_work = context.encoded.work
+        self.last_work, self.last_tokens = context.encoded.work, context.encoded.token_costs
         if batch.all_padding:
             total = total * 0.0  # the other ranks have the epoch's last samples; this one only steps with them
         self.log("train/loss", total.detach(), batch_size=size)
@@ -124,7 +125,7 @@ class MaskCaptionModule(L.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Predictions of every loop on one batch of one set."""
-        self.validation.update(self.model, batch, dataloader_idx)
+        self.last_tokens = self.validation.update(self.model, batch, dataloader_idx).token_costs
 
     def on_validation_epoch_end(self) -> None:
         """Logs val/… of every set: no suffix for the set called main, _<set> for the others."""
@@ -137,7 +138,7 @@ class MaskCaptionModule(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """As for validation."""
-        self.validation.update(self.model, batch, dataloader_idx)
+        self.last_tokens = self.validation.update(self.model, batch, dataloader_idx).token_costs
 
     def on_test_epoch_end(self) -> None:
         """Logs test/…"""

@@ -24,6 +24,7 @@ from maskcap.metrics.captions import CaptionMetrics
 from maskcap.metrics.masks import MaskMetrics
 from maskcap.metrics.meteor import Meteor
 from maskcap.metrics.prediction import Prediction
+from maskcap.models.encoded import EncodedImages
 from maskcap.models.mask_caption import MaskCaptionModel
 
 Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]
@@ -68,8 +69,8 @@ class Validation:
         self.masks = {(prefix, name): MaskMetrics() for prefix in ("", "prompt_") for name in self.set_names}
 
     @torch.no_grad()
-    def update(self, model: MaskCaptionModel, batch: Batch, set_index: int) -> None:
-        """Predict and score one batch of set `set_index`."""
+    def update(self, model: MaskCaptionModel, batch: Batch, set_index: int) -> EncodedImages:
+        """Predict and score one batch of set `set_index`; returns what was computed of its images."""
         name = self.set_names[set_index]
         encoded = model.encode(batch.image1, batch.sizes)
         images = batch.images_of(range(len(batch.region_ids)))
@@ -91,6 +92,7 @@ class Validation:
         self._rows += [(set_index, self._images[set_index] + image, row) for image, row in kept]
         self.predictions += [row for _, row in kept]
         self._images[set_index] += len(batch.keys)
+        return encoded
 
     def gather(self) -> list[Prediction]:
         """The predictions of all ranks, in the order of one process; every rank must call it; again is a no-op."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from maskcap.models.region_prompt import Pool
 from maskcap.vision_tokens.geometry import Geometry
+from maskcap.vision_tokens.patch_selection import Method, check_selection
 from maskcap.vision_tokens.rule import TilingRule
 from maskcap.vision_tokens.runtime import RuntimeRule, runtime_rule
 
@@ -55,4 +56,25 @@ class Tiling:
         return runtime_rule(rule, target, table, self.min_scale, self.global_view, model)
 
 
-VisionTokens = SingleView | Tiling
+@dataclass(frozen=True)
+class Patches:
+    """One view whose flat parts are seen at half, a quarter … of their resolution: 4, 16 … tokens become one.
+
+    pool: as above. method: `budget` splits the most important cells until alpha · cells tokens are spent (0 < alpha ≤
+    1); `v2` merges cells of an entropy up to alpha × the mean of the largest cells', so that a larger alpha leaves
+    FEWER tokens; `v1` merges cells of an entropy below `thresholds` (bits, of the second level, the third …; None:
+    3 and 2) and does not use alpha. levels: sizes of a cell, the base cell's among them: 3 are 1 × 1, 2 × 2 and 4 × 4.
+    Raises ConfigError for values that `patch_selection.check_selection` refuses.
+    """
+
+    pool: Pool = "nearest"
+    method: Method = "budget"
+    alpha: float | None = 0.5
+    thresholds: Sequence[float] | None = None
+    levels: int = 3
+
+    def __post_init__(self) -> None:
+        check_selection(self.method, self.alpha, self.thresholds, self.levels)
+
+
+VisionTokens = SingleView | Tiling | Patches

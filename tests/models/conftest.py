@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.presets import tiny_qwen2_vl
 from maskcap.models.vlm.interface import ImageTokens
 from maskcap.vision_tokens.layout import grid_layout
-from maskcap.vision_tokens.settings import Tiling
+from maskcap.vision_tokens.settings import Patches, Tiling
 
 T = TypeVar("T")
 
@@ -55,7 +56,23 @@ def tiled_model(tiny_model: MaskCaptionModel) -> MaskCaptionModel:
     return model
 
 
-@pytest.fixture(params=["single", "tiling"])
+@pytest.fixture
+def qwen_model(tiny_model: MaskCaptionModel) -> MaskCaptionModel:
+    """Qwen2-VL with up to 16 tokens of 8 px an image, at the image's own aspect ratio."""
+    vlm = tiny_qwen2_vl(image_size=32, hidden_size=32, vit_size=32, vit_layers=1, lm_layers=1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return MaskCaptionModel(vlm, tiny_model.segmenter, grounding=True, max_new_tokens=4)
+
+
+@pytest.fixture
+def patches_model(qwen_model: MaskCaptionModel) -> MaskCaptionModel:
+    """The same with as many as 7 of 10 tokens, chosen by entropy."""
+    qwen_model.set_vision_tokens(Patches(alpha=0.7, levels=2))
+    return qwen_model
+
+
+@pytest.fixture(params=["tiny_model", "tiled_model", "qwen_model", "patches_model"])
 def any_model(request: pytest.FixtureRequest) -> MaskCaptionModel:
-    """The tiny model with one view an image, or with crops."""
-    return request.getfixturevalue("tiny_model" if request.param == "single" else "tiled_model")
+    """InternVL with one view an image, with crops; Qwen2-VL with all tokens, with chosen patches."""
+    return request.getfixturevalue(request.param)

@@ -58,6 +58,21 @@ def test_checkpointing_keeps_less_and_changes_no_number(
     assert checkpointed[2] < plain[2] and list(tiny_model.state_dict()) == names
 
 
+@torch_warns
+@pytest.mark.parametrize("faster", ["checkpointed", "compiled"])
+def test_qwens_packed_patches_change_no_number_either(
+    faster: str, patches_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    plain = step(patches_model, tiny_batch)
+    if faster == "checkpointed":
+        checkpoint_activations(patches_model, PARTS)
+    else:
+        compile_parts(patches_model, backend="eager")
+    found = step(patches_model, tiny_batch)
+    assert_same(plain, found)
+    assert faster == "compiled" or found[2] < plain[2]
+
+
 def test_checkpointing_with_lora_and_frozen_embeddings(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
     from maskcap.models.adapters import LoRA, add_lora
 

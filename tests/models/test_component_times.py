@@ -31,7 +31,9 @@ def test_components_add_up_to_about_the_whole(any_model: MaskCaptionModel, case:
     began = time.perf_counter()
     times = time_image(clock, case, 8)
     took = (time.perf_counter() - began) * 1000
-    assert set(times) == {*COMPONENTS, "total"} and min(times.values()) > 0
+    assert set(times) == {*COMPONENTS, "total"}
+    in_the_tower = {"projector"} if any_model.vlm.mrope else set()  # Qwen2-VL's merger
+    assert {name for name, ms in times.items() if ms <= 0} == in_the_tower
     parts = sum(times[name] for name in COMPONENTS) + 6 * times["decode"]  # 7 tokens after the first
     assert 0.3 * times["total"] < parts < times["total"] < took
 

@@ -20,6 +20,7 @@ from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.models import region_prompt
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.vlm import patch_pixels
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
 
@@ -74,3 +75,19 @@ def test_the_watch_sees_what_waits() -> None:
         numbers[numbers > 1]
         torch.nonzero(numbers)
     assert len(watch.found) >= 3
+
+
+def test_chosen_patches_wait_once_more(
+    patches_model: MaskCaptionModel, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copies = []
+    for module in (region_prompt, patch_pixels):
+        to_host = module.to_host
+        monkeypatch.setattr(module, "to_host", lambda tensor, to=to_host: copies.append(tensor.shape) or to(tensor))
+    loops: dict[str, Loop] = {"m2c": MaskToCaption(), "c2m": CaptionToMask()}
+    monkeypatch.setattr(StepContext, "keep_image", lambda self: True)
+    with Watch() as watch:
+        outputs = run_loops(patches_model, loops, tiny_batch, StepContext(patches_model.encode(tiny_batch.image1)))
+        torch.stack([output.loss for output in outputs.values()]).sum().backward()
+    assert not watch.found and len(copies) == 2
+    assert copies[0] == (2 * 4 * 4,)  # the levels of all images' blocks, in one copy

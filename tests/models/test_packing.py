@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from maskcap.models.packing import lay_out, plan_rows
-from maskcap.models.segments import Piece, Segment
+from maskcap.models.segments import Piece, Segment, text_before
 
 
 def pieces(*lengths: int) -> list[Piece]:
@@ -17,8 +17,8 @@ def segments(*images: int) -> list[Segment]:
     return [Segment(image, "") for image in images]
 
 
-PREFIXES = {(image, keep): np.arange(1, 6 if keep else 3) for image in range(9) for keep in (True, False)}
-LENGTHS = {kept: len(ids) for kept, ids in PREFIXES.items()}
+PREFIXES = {(image, keep): text_before(np.arange(1, 6 if keep else 3)) for image in range(9) for keep in (True, False)}
+LENGTHS = {kept: len(before.ids) for kept, before in PREFIXES.items()}
 
 
 def test_one_tree_an_image_and_a_row_for_each_segment_without():

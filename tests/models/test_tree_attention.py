@@ -14,12 +14,12 @@ from maskcap.errors import ConfigError
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.packing import lay_out, plan_rows
 from maskcap.models.presets import tiny_internvl
-from maskcap.models.segments import Piece, Questions, Segment
+from maskcap.models.segments import Piece, Questions, Segment, text_before
 from maskcap.models.sequence import build_sequences
 from maskcap.models.tree_attention import TreeMask, choose_attention
 
-PREFIXES = {(image, keep): np.arange(1, 6 if keep else 3) for image in range(3) for keep in (True, False)}
-LENGTHS = {kept: len(ids) for kept, ids in PREFIXES.items()}
+PREFIXES = {(image, keep): text_before(np.arange(1, 6 if keep else 3)) for image in range(3) for keep in (True, False)}
+LENGTHS = {kept: len(before.ids) for kept, before in PREFIXES.items()}
 
 
 def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
@@ -33,7 +33,7 @@ def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
     for n, row in enumerate(rows):
         at = 0
         for tree in row:
-            prefix = list(range(at, at + len(PREFIXES[tree.image, tree.keep_image])))
+            prefix = list(range(at, at + len(PREFIXES[tree.image, tree.keep_image].ids)))
             at += len(prefix)
             for query in prefix:
                 expected[n, query, [key for key in prefix if key <= query]] = True

@@ -17,9 +17,11 @@ from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.models.adapters import LoRA, add_lora
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.presets import tiny_qwen2_vl
 from maskcap.models.work import Work
 from maskcap.training.flops import Flops, UnitFlops, language_flops, product_flops, step_flops, unit_flops
 from maskcap.training.module import MaskCaptionModule
+from maskcap.vision_tokens.settings import Patches
 
 
 def _measured(forward: Callable[[], torch.Tensor]) -> Flops:
@@ -56,6 +58,20 @@ def test_encoders_are_counted_as_they_run(tiny_model: MaskCaptionModel):
     assert units.sam_image.forward == real.forward
     # The last level of the feature pyramid runs and is thrown away: its backward is counted and does not run.
     assert real.backward <= units.sam_image.backward < 1.05 * real.backward
+
+
+def test_qwens_views_are_counted_by_their_tokens(tiny_model: MaskCaptionModel):
+    vlm = tiny_qwen2_vl(image_size=32, hidden_size=32, vit_size=32, vit_layers=2, lm_layers=1)
+    model = MaskCaptionModel(vlm, tiny_model.segmenter, grounding=True)
+    image, units = torch.randn(1, 3, 32, 32), unit_flops(model)
+    assert units.vlm_image == _measured(lambda: model.encode_image(image).features)
+    model.set_vision_tokens(Patches(alpha=0.5))
+    real = _measured(lambda: model.encode_image(image).features)
+    encoded = model.encode(image)
+    assert encoded.tokens.counts == [7] and encoded.work.vlm_images == 7 / 16
+    counted = step_flops(units, encoded.work).vision
+    # attention is counted 16 / 7 times too high, and is a small part of it
+    assert real.total <= counted.total < 1.15 * real.total
 
 
 def test_one_mask_is_counted_as_it_runs(tiny_model: MaskCaptionModel):

@@ -5,12 +5,16 @@ Shapes: B images, T image tokens, N rows, L their length, C the language model's
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 
 from maskcap.models.conversation import Conversation
+from maskcap.models.transfer import to_device
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.layout import TokenLayout
 
@@ -44,6 +48,23 @@ class ImageTokens:
         return self.layouts[0].grid if self.boxes is None else None
 
 
+def place_tokens(
+    features: torch.Tensor, layouts: tuple[TokenLayout, ...], geometry: Geometry | None = None
+) -> ImageTokens:
+    """features (B, T, C) of images with these layouts, padded to the longest, with their rectangles on the device; of
+    one square grid, which pools to it, without them."""
+    grid = layouts[0].grid
+    if grid is not None and grid[0] == grid[1] and all(layout is layouts[0] for layout in layouts):
+        return ImageTokens(features, layouts, geometry=geometry)
+    longest = features.shape[1]
+    boxes = torch.stack([F.pad(layout.boxes, (0, 0, 0, longest - len(layout))) for layout in layouts])
+    (boxes,) = to_device([boxes], features.device)
+    counts = torch.tensor([len(layout) for layout in layouts])
+    (counts,) = to_device([counts], features.device)
+    valid = torch.arange(longest, device=features.device) < counts[:, None]
+    return ImageTokens(features, layouts, boxes, valid, geometry)
+
+
 @dataclass(frozen=True)
 class Generated:
     """Generated answers: their texts, and whether each was cut at the limit before it ended."""
@@ -54,7 +75,8 @@ class Generated:
 
 class VLM(Protocol):
     """A vision-language model with its tokenizer; an `nn.Module` whose `hidden_size` is C and whose `language_model` is
-    Hugging Face's decoder without its head."""
+    Hugging Face's decoder without its head. mrope: whether it has positions of three axes. selects_patches: whether
+    `encode_image` also takes `patches`, the settings of entropy-chosen ones."""
 
     tokenizer: Any
     conversation: Conversation
@@ -62,9 +84,11 @@ class VLM(Protocol):
     image_size: int
     antialias: bool
     language_model: Any
+    mrope: bool
+    selects_patches: bool
 
-    def encode_image(self, image1: torch.Tensor) -> ImageTokens:
-        """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens, of one view each."""
+    def encode_image(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> ImageTokens:
+        """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens, of one view each; sizes: their own."""
         ...
 
     def encode_views(self, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -73,6 +97,15 @@ class VLM(Protocol):
 
     def geometry(self, margins: tuple[int, int]) -> Geometry:
         """Of crops that are such views; margins in patches. Raises ConfigError for margins that do not divide."""
+        ...
+
+    def views(self, layout: TokenLayout) -> float:
+        """Views' worth of work that the vision tower did for an image of this layout."""
+        ...
+
+    def image_positions(self, layout: TokenLayout) -> tuple[np.ndarray, int]:
+        """Positions of an image's tokens from its first on, int64 (1, T), or (3, T) with M-RoPE, and how many it takes
+        before the text goes on."""
         ...
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:

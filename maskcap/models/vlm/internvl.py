@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
 
 from maskcap.errors import ConfigError
-from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation
+from maskcap.models.conversation import Conversation
 from maskcap.models.region_prompt import resize_image
-from maskcap.models.sequence import Prefix, Sequences
-from maskcap.models.tree_attention import TreeMask, plain_attention
-from maskcap.models.vlm.interface import Generated, ImageTokens
+from maskcap.models.vlm.hugging_face import HuggingFaceVLM
+from maskcap.models.vlm.interface import ImageTokens
 from maskcap.vision_tokens.geometry import Geometry
-from maskcap.vision_tokens.layout import grid_layout
+from maskcap.vision_tokens.layout import TokenLayout, grid_layout
 
 
-class InternVL(nn.Module):
+class InternVL(HuggingFaceVLM):
     """One 448 px view an image: 32×32 patches of 14 px, pixel shuffle to 16×16 = 256 tokens (tiny: smaller).
 
-    model: `InternVLForConditionalGeneration`. tokenizer: its own; missing special tokens are added here and the
-    embeddings grow with them. image_size: side of the square that images are resized to, in pixels.
+    model: `InternVLForConditionalGeneration`. tokenizer: its own; missing special tokens are added and the embeddings
+    grow with them. image_size: side of the square that images are resized to, in pixels.
     """
+
+    mrope = False
+    selects_patches = False
 
     def __init__(
         self,
@@ -34,20 +35,9 @@ class InternVL(nn.Module):
         conversation: Conversation | None = None,
         antialias: bool = False,
     ) -> None:
-        super().__init__()
-        self.model = model
-        self.tokenizer = tokenizer
-        self.conversation = conversation or Conversation()
+        super().__init__(model, tokenizer, conversation or Conversation(), antialias)
         self.image_size = image_size
-        self.antialias = antialias
-        self.hidden_size: int = model.config.text_config.hidden_size
         self._check_geometry()
-        self._add_tokens()
-
-    @property
-    def language_model(self) -> Any:
-        """The decoder without its head."""
-        return self.model.model.language_model
 
     @property
     def grid(self) -> int:
@@ -63,19 +53,11 @@ class InternVL(nn.Module):
                 f"({self.model.config.downsample_ratio}) can merge; take a multiple of {2 * patch}."
             )
 
-    def _add_tokens(self) -> None:
-        from tokenizers import AddedToken
+    def encode_image(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> ImageTokens:
+        """(B, 3, H, W) ImageNet-normalised (InternVL's own normalisation) → ImageTokens of grid² tokens.
 
-        if IMAGE_SLOT not in self.tokenizer.get_vocab():
-            raise ConfigError(f"the tokenizer has no {IMAGE_SLOT} token: is this an InternVL folder in `-hf` format?")
-        # also those that it has: only what it calls special is kept out of the data's words (conversation.Words)
-        control = [AddedToken(token, special=True, normalized=False) for token in (IMAGE_SLOT, *ADDED_TOKENS)]
-        self.tokenizer.add_tokens(control, special_tokens=True)
-        if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
-            self.model.resize_token_embeddings(len(self.tokenizer))
-
-    def encode_image(self, image1: torch.Tensor) -> ImageTokens:
-        """(B, 3, H, W) ImageNet-normalised (InternVL's own normalisation) → ImageTokens of grid² tokens."""
+        sizes: not used, as a view's aspect ratio is not kept.
+        """
         features = self.encode_views(resize_image(image1, self.image_size, self.antialias)).flatten(1, 2)
         return ImageTokens(features, (grid_layout(self.grid, self.grid),) * image1.shape[0])
 
@@ -90,95 +72,10 @@ class InternVL(nn.Module):
         patch = config.vision_config.patch_size[0]
         return Geometry(self.image_size, patch, margins, round(1 / config.downsample_ratio))
 
-    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Input embeddings (..., C)."""
-        return self.model.get_input_embeddings()(input_ids)
+    def views(self, layout: TokenLayout) -> float:
+        """Views that the vision tower computed for an image of this layout."""
+        return layout.views
 
-    def hidden_states(self, sequences: Sequences) -> torch.Tensor:
-        """Last hidden states (N, L, C) of the language model."""
-        attention = sequences.attention
-        if isinstance(attention, TreeMask):
-            implementation = self.language_model.config._attn_implementation
-            attention = attention.for_model(implementation, sequences.inputs_embeds.dtype)
-        return self.language_model(
-            inputs_embeds=sequences.inputs_embeds,
-            attention_mask=attention,
-            position_ids=sequences.position_ids,
-            use_cache=False,
-        ).last_hidden_state
-
-    def read_prefix(self, sequences: Sequences) -> Prefix:
-        """Run the prefixes of B images, and keep what segments attend to."""
-        mask = sequences.attention
-        assert isinstance(mask, torch.Tensor)
-        with keeping_caches(self.language_model):
-            output = self.language_model(
-                inputs_embeds=sequences.inputs_embeds,
-                attention_mask=mask,
-                position_ids=sequences.position_ids,
-                use_cache=True,
-            )
-        states_BPC = output.last_hidden_state
-        images, width = states_BPC.shape[0], states_BPC.shape[2]
-        states = states_BPC.flatten(0, 1).index_select(0, sequences.image_positions).view(images, -1, width)
-        layers = output.past_key_values.layers
-        return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states, mask)
-
-    @property
-    def head_weight(self) -> torch.Tensor:
-        """The head's (V, C) matrix; with tied embeddings it is theirs."""
-        return self.model.get_output_embeddings().weight
-
-    def head(self, states: torch.Tensor) -> torch.Tensor:
-        """Vocabulary logits (..., V)."""
-        return self.model.get_output_embeddings()(states)
-
-    @torch.no_grad()
-    def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
-        """Greedy continuation of left-padded rows; stops at the end-of-turn token. Waits for the device."""
-        embeds, mask, cache = sequences.inputs_embeds, sequences.attention, None
-        assert isinstance(mask, torch.Tensor)
-        if sequences.prefix is not None and sequences.of_images is not None:
-            cache = _fork(sequences.prefix, sequences.of_images)
-            rows, length = mask.shape[0], sequences.prefix.length
-            mask = torch.cat([sequences.prefix.mask.index_select(0, sequences.of_images), mask], dim=1)
-            # the library wants the whole sequence and passes over what the cache holds
-            embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
-        end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
-        with plain_attention(self.language_model), keeping_caches(self.language_model):
-            ids = self.model.generate(
-                inputs_embeds=embeds,
-                attention_mask=mask,
-                past_key_values=cache,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                num_beams=1,
-                eos_token_id=end,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-        found: list[list[int]] = ids.tolist()
-        texts = [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
-        return Generated(texts, [end not in row for row in found])
-
-
-@contextmanager
-def keeping_caches(language_model: nn.Module) -> Iterator[None]:
-    """Without activation checkpointing for a while: the library drops the cache of a block that trains with it."""
-    checkpointed = [block for block in language_model.modules() if getattr(block, "gradient_checkpointing", False)]
-    for block in checkpointed:
-        block.gradient_checkpointing = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for block in checkpointed:
-            block.gradient_checkpointing = True  # type: ignore[assignment]
-
-
-def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:
-    """A cache whose row n is the prefix of image of_images[n]."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-        cache.update(keys.index_select(0, of_images), values.index_select(0, of_images), layer)
-    return cache
+    def image_positions(self, layout: TokenLayout) -> tuple[np.ndarray, int]:
+        """One position after the other, as text: int64 (1, T), and T."""
+        return np.arange(len(layout))[None], len(layout)

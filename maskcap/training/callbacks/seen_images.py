@@ -20,11 +20,13 @@ class SeenImages(pl.Callback):
     def __init__(self, images: int) -> None:
         self.images = images
         self.tilings: Counter[tuple[int, int]] = Counter()
+        self.tokens: Counter[int] = Counter()  # of an image of one view
         self.cases: list[ImageCase] = []
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets the last validation."""
         self.tilings.clear()
+        self.tokens.clear()
         self.cases = []
 
     def on_validation_batch_end(
@@ -40,6 +42,8 @@ class SeenImages(pl.Callback):
         rule = pl_module.model.tiling_rule  # type: ignore[union-attr]
         sizes = [size for image, size in enumerate(batch.sizes) if not batch.is_padding(image)]
         self.tilings.update((0, 0) if rule is None else rule.choose(*size) for size in sizes)  # type: ignore[operator]
+        costs = enumerate(pl_module.last_tokens)  # type: ignore[arg-type]
+        self.tokens.update(tokens for image, (tokens, _) in costs if not batch.is_padding(image))
         if dataloader_idx == 0:
             self.cases += _cases(batch, self.images - len(self.cases))
 
@@ -47,8 +51,9 @@ class SeenImages(pl.Callback):
         """Tokens that the vision encoder computes for the mean image, and those that the language model reads."""
         rule = model.tiling_rule
         if rule is None:
-            tokens = model.vlm.geometry((0, 0)).crop_tokens  # type: ignore[operator]
-            return float(tokens), float(tokens)
+            images = self.tokens.total()
+            tokens = sum(each * count for each, count in self.tokens.items()) / images if images else 0.0
+            return tokens, tokens
         if not self.tilings:
             return 0.0, 0.0
         return rule.geometry.mean_costs(self.tilings, model.vision_tokens.global_view)  # type: ignore[union-attr]

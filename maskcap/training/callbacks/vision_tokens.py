@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning.pytorch as pl
 import torch.distributed as dist
@@ -14,6 +14,8 @@ from maskcap.models.component_times import device_name
 from maskcap.vision_tokens.runtime import FloorState, RuntimeRule
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _NAMED = 8  # tilings in a line
 Taken = Counter[tuple[tuple[int, int], FloorState]]
@@ -94,7 +96,7 @@ def _say(what: str, counted: Taken, trainer: pl.Trainer, module: Any) -> None:
     rule = _rule(module)
     if rule is None:
         return
-    taken = _of_all_ranks(counted)
+    taken = of_all_ranks(counted)
     if taken and trainer.is_global_zero:
         log.info("%s", summary(what, taken, rule, module.model.vision_tokens.global_view))
 
@@ -117,7 +119,8 @@ def summary(what: str, taken: Taken, rule: RuntimeRule, global_view: bool = True
     return line
 
 
-def _of_all_ranks(counted: Taken) -> Taken:
+def of_all_ranks(counted: Counter[T]) -> Counter[T]:
+    """The sum of every rank's counts; all of them must call it."""
     if not (dist.is_available() and dist.is_initialized()):
         return counted
     parts: list[Any] = [None] * dist.get_world_size()
