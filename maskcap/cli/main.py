@@ -19,7 +19,7 @@ Usage
   maskcap eval checkpoint=FILE [key=value]  evaluate a checkpoint on any split     (= python eval.py)
   maskcap check data=… [key=value]          read every record, name every bad one
   maskcap shard data=… out=… [key=value]    write tar shards with index and checksums
-  maskcap tokens image=… | data=…           crops and tokens of a picture, or of a data set
+  maskcap tokens image=… | data=…           crops or patches of a picture, crops of a data set
   maskcap tokens profile out=FILE           how long each part of a model takes, for 1, 2, … crops
   maskcap tokens sweep checkpoint=FILE …    accuracy and latency of a checkpoint over numbers of crops
   maskcap COMMAND --help                    examples, groups and choices of a command

@@ -1,11 +1,9 @@
-"""`maskcap tokens`: the crops of a picture, or of the images of a data set, and what they cost."""
+"""`maskcap tokens`: the crops or patches of a picture, or the crops of a data set's images, and what they cost."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from maskcap.cli.data_alone import SETS, data_alone
 from maskcap.cli.launch import launch
+from maskcap.cli.tokens_folder import make_folder, write_json
+from maskcap.cli.tokens_patches import refuse_patch_options, tokens_of_patches, wants_patches
 from maskcap.config import CheckedConfig, Node, Schema
 from maskcap.errors import ConfigError, DataError
 
@@ -28,6 +28,8 @@ _LINE_EVERY = 10.0  # seconds between lines of progress where there is no termin
 
 TOKENS_SCHEMA: Schema = {
     "image": str | None,
+    "method": None,
+    "alpha": None,
     "out": str | None,
     "sets": list[str],
     "limit": int | None,
@@ -38,6 +40,7 @@ TOKENS_SCHEMA: Schema = {
     "paths": {"data": str, "runs": str, "run": str},
     "vision_tokens": Node(),
     "geometry": Node(),
+    "resize": Node(),
     "template": Literal["internvl", "molmo"],
 }
 
@@ -52,8 +55,16 @@ def run(config: DictConfig) -> None:
 
     Raises ConfigError, ImageDecodeError for a picture that cannot be read, DataError for sources that cannot be opened.
     """
+    if wants_patches(config):
+        tokens_of_patches(config)
+    else:
+        _crops(config)
+
+
+def _crops(config: DictConfig) -> None:
     from maskcap.config import check_config
 
+    refuse_patch_options(config)
     if (config.image is None) == (config.data is None):
         raise ConfigError("give a picture, image=photo.jpg, or a data set, data=refcoco data.root=… (one of the two)")
     if "margins" not in config.vision_tokens:
@@ -98,10 +109,8 @@ def _tokens_of_image(path: Path, rule: TilingRule, global_view: bool, checked: C
     views = make_views(read_picture(path), rule, global_view)
     facts = views_facts(views, checked["template"])
     folder = Path(checked["out"] or Path(checked["paths"]["run"]) / path.stem)
-    _make(folder / "crops")
-    for earlier in (folder / "crops").iterdir():
-        if re.fullmatch(r"\d{2,}_(global|r\d+_c\d+)\.png", earlier.name):
-            earlier.unlink()
+    make_folder(folder)
+    (folder / "crops").mkdir(exist_ok=True)
     for name, pixels in zip([crop["file"] for crop in facts["crops"]], views.crops, strict=True):
         Image.fromarray(pixels).save(folder / name)
     if views.global_view is not None:
@@ -109,7 +118,7 @@ def _tokens_of_image(path: Path, rule: TilingRule, global_view: bool, checked: C
     crops_figure(views, path.name, checked["template"]).savefig(folder / "crops.png")
     most = max(rule.max_crops, math.prod(views.tiling))
     tilings = every_tiling(most, rule.geometry, checked["template"], global_view)
-    _write_json(folder, {"image": str(path), **_rule_facts(rule, checked), **facts, "tilings": tilings})
+    write_json(folder / "overlap.json", {"image": str(path), **_rule_facts(rule, checked), **facts, "tilings": tilings})
     print_image(facts, rule, folder)
 
 
@@ -124,12 +133,12 @@ def _tokens_of_data(rule: TilingRule, global_view: bool, checked: CheckedConfig)
     gathered = _gather(data, rule, checked)
     found = survey(gathered, rule, checked["compare"], global_view)
     folder = Path(checked["out"] or checked["paths"]["run"])
-    _make(folder)
+    make_folder(folder)
     tilings_figure(found).savefig(folder / "tilings.png")
     samples_figure(gathered.evenly(), checked["samples"], rule, global_view).savefig(folder / "samples.png")
     most = max(rule.max_crops, *map(math.prod, found.tilings))
     tilings = every_tiling(most, rule.geometry, checked["template"], global_view)
-    _write_json(folder, {**_rule_facts(rule, checked), **found.to_json(), "tilings": tilings})
+    write_json(folder / "overlap.json", {**_rule_facts(rule, checked), **found.to_json(), "tilings": tilings})
     print_data(found, folder)
 
 
@@ -158,13 +167,6 @@ def _gather(data: Any, rule: TilingRule, checked: CheckedConfig) -> Gathered:
     return gathered
 
 
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made: {error.strerror}; out=… names another folder") from error
-
-
 def _rule_facts(rule: TilingRule, checked: CheckedConfig) -> dict[str, Any]:
     names = ("max_crops", "exact_crops", "vision_tokens", "image_sizes", "global_view")
     geometry = asdict(rule.geometry) | {"window": rule.geometry.window, "crop_tokens": rule.geometry.crop_tokens}
@@ -173,8 +175,3 @@ def _rule_facts(rule: TilingRule, checked: CheckedConfig) -> dict[str, Any]:
         "template": checked["template"],
         "vision_tokens": {name: checked["vision_tokens"].get(name) for name in names},
     }
-
-
-def _write_json(folder: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False)
-    (folder / "overlap.json").write_text(text + "\n", encoding="utf-8")

@@ -62,7 +62,9 @@ def run(config: DictConfig) -> None:
     model: MaskCaptionModel = checked.build("mask_caption")
     tiling = model.vision_tokens
     if not isinstance(tiling, Tiling):
-        raise ConfigError("vision_tokens: a single view has one latency; vision_tokens=tiling has one for each count")
+        raise ConfigError(
+            "vision_tokens: one view has one latency; vision_tokens=tiling has one for each number of crops"
+        )
     model.eval().to(device)
     with autocast(model, device, checked["precision"]):
         table = profile(model, tiling, device, checked)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from maskcap.reports.curves import FAINT, INK
+from maskcap.reports.panels import Place, bare, heading, inches_a_pixel, write_facts
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.overlap import coverage_counts, overlap_statistics
 from maskcap.vision_tokens.tiling import Fit
@@ -44,28 +45,28 @@ def crops_figure(views: Views, title: str, prompt: Prompt = "internvl") -> Figur
     panel = float(np.clip(_PANEL * canvas_height / canvas_width, 2.6, 8.5))
     size = 2 * _PANEL + 3 * _GAP, _TOP + panel + 0.65 + _LOWER
     figure = Figure(figsize=size, dpi=110, facecolor="white")
-    place = _Place(*size)
+    place = Place(*size)
     figure.text(
         _GAP / size[0], 1 - 0.14 / size[1], title, va="top", fontsize=14, weight="bold", color=INK, parse_math=False
     )
     upper = _LOWER + 0.65
     left = figure.add_axes(place(_GAP, upper, _PANEL, panel))
     draw_crops(left, views.image, views.tiling, views.fit, views.geometry)
-    _heading(left, f"{_count(views.tiling)} on the image")
+    heading(left, f"{_count(views.tiling)} on the image")
     _shade_legend(left, views)
     right = figure.add_axes(place(2 * _GAP + _PANEL, upper, _PANEL, panel))
     _draw_stitched(right, views)
     several = views.tiling != (1, 1)
-    _heading(
+    heading(
         right, "as the model sees them; tokens of the pale margins are dropped" if several else "as the model sees it"
     )
     _draw_coverage(figure.add_axes(place(_GAP + 0.55, 0.62, 3.9, _LOWER - 1.1)), views)
     if views.global_view is not None:
         whole = figure.add_axes(place(_GAP + 5.1, 0.3, _LOWER - 0.75, _LOWER - 0.75))
         whole.imshow(views.global_view)
-        _bare(whole)
-        _heading(whole, "0: the global view")
-    _write_facts(figure, _facts(views, prompt), 2 * _GAP + _PANEL + 1.0, _LOWER - 0.2)
+        bare(whole)
+        heading(whole, "0: the global view")
+    write_facts(figure, _facts(views, prompt), 2 * _GAP + _PANEL + 1.0, _LOWER - 0.2)
     return figure
 
 
@@ -89,7 +90,7 @@ def draw_crops(
     axes.set_facecolor(_PADDING)
     axes.imshow(image_HW3, extent=(0, width, height, 0), interpolation="antialiased")
     axes.imshow(_shades(tiling, geometry), extent=(left, right, bottom, top), interpolation="nearest")
-    inches = _inches_a_pixel(axes, bottom - top, right - left)
+    inches = inches_a_pixel(axes, bottom - top, right - left)
     boxes = boxes_on_image(crop_boxes(*tiling, geometry), fit, height, width, cut=False)
     thin = min(1.0, 6 / max(tiling))
     step = geometry.window * height / fit.height  # what the numbers have room in
@@ -103,17 +104,7 @@ def draw_crops(
             _number(axes, (x0 + x1) / 2, (y0 + y1) / 2, index + 1, _colour(row, column), step * inches)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
-    _bare(axes)
-
-
-class _Place:
-    """Inches from the lower left corner of a figure → its own shares."""
-
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-
-    def __call__(self, left: float, bottom: float, width: float, height: float) -> tuple[float, float, float, float]:
-        return left / self.width, bottom / self.height, width / self.width, height / self.height
+    bare(axes)
 
 
 def _draw_stitched(axes: Axes, views: Views) -> None:
@@ -132,7 +123,7 @@ def _draw_stitched(axes: Axes, views: Views) -> None:
         top, left = row * step, column * step
         sheet[top : top + geometry.crop, left : left + geometry.crop] = np.where(kept, crop, pale)
     axes.imshow(sheet, interpolation="antialiased")
-    inches = _inches_a_pixel(axes, *sheet.shape[:2])
+    inches = inches_a_pixel(axes, *sheet.shape[:2])
     thin = min(1.0, 6 / max(views.tiling))
     for index in range(rows * columns):
         row, column = divmod(index, columns)
@@ -148,7 +139,7 @@ def _draw_stitched(axes: Axes, views: Views) -> None:
     edge = 0.03 / inches  # room for the outer half of a line
     axes.set_xlim(-edge, sheet.shape[1] + edge)
     axes.set_ylim(sheet.shape[0] + edge, -edge)
-    _bare(axes)
+    bare(axes)
 
 
 def _kept_pixels(crops: int, geometry: Geometry) -> np.ndarray:
@@ -178,16 +169,7 @@ def _draw_coverage(axes: Axes, views: Views) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    _heading(axes, "coverage: patches seen by")
-
-
-def _write_facts(figure: Figure, facts: list[tuple[str, str]], left: float, top: float) -> None:
-    """A line each; left, top: inches."""
-    width, height = figure.get_size_inches()
-    for index, (name, value) in enumerate(facts):
-        y = (top - 0.29 * index) / height
-        for x, text, colour in ((left, name, FAINT), (left + 1.0, value, INK)):
-            figure.text(x / width, y, text, va="baseline", fontsize=10.5, color=colour, parse_math=False)
+    heading(axes, "coverage: patches seen by")
 
 
 def _facts(views: Views, prompt: Prompt) -> list[tuple[str, str]]:
@@ -257,24 +239,6 @@ def _number(axes: Axes, x: float, y: float, number: int, colour: str, inches: fl
     axes.text(
         x, y, str(number), color=colour, fontsize=size, weight="bold", ha="center", va="center", bbox=box, clip_on=True
     )
-
-
-def _inches_a_pixel(axes: Axes, height: float, width: float) -> float:
-    """How large a pixel of a picture of this size is in these axes."""
-    figure: Any = axes.figure
-    box, (figure_width, figure_height) = axes.get_position(), figure.get_size_inches()
-    return min(box.width * figure_width / width, box.height * figure_height / height)
-
-
-def _heading(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="left", fontsize=11, color=INK, weight="bold", pad=6)
-
-
-def _bare(axes: Axes) -> None:
-    axes.set(xticks=[], yticks=[])
-    axes.set_anchor("NW")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def _count(tiling: tuple[int, int]) -> str:

@@ -47,6 +47,39 @@ def print_image(facts: dict[str, Any], rule: TilingRule, folder: Path) -> None:
     )
 
 
+def print_patches(facts: dict[str, Any], folder: Path) -> None:
+    """Print one image's adaptive patches to stdout; facts: `patch_facts`."""
+    table = _table("Patches", "image", "resized", "grid", "method", "tokens", "of", "share", "fewest")
+    bits = ", ".join(f"{threshold:g}" for threshold in facts["thresholds"] or ())
+    table.add_row(
+        "{} × {}".format(*facts["size"]),
+        "{} × {}".format(*facts["resized"]),
+        "{} × {}".format(*facts["grid"]),
+        f"v1, {bits} bits" if facts["method"] == "v1" else f"{facts['method']}, alpha {facts['alpha']:g}",
+        f"{facts['tokens']:,}",
+        f"{facts['all']:,}",
+        f"{facts['tokens'] / facts['all']:.1%}",
+        f"{facts['fewest']:,}",
+    )
+    levels = _table("Where they were spent", "cells of", "tokens", "area", "mean entropy")
+    for level in facts["levels"]:
+        mean = "–" if level["mean_entropy"] is None else f"{level['mean_entropy']:.2f} bits"
+        levels.add_row(f"{level['side']} px", f"{level['cells']:,}", f"{level['area']:.1%}", mean)
+    console = _console()
+    for each in (table, levels):
+        console.print(each)
+    console.print(
+        "Sizes are height × width. budget: alpha is the share of the tokens to spend; v2: a larger alpha gives fewer.",
+        highlight=False,
+    )
+    _print_files(
+        console,
+        folder,
+        ("patches.png", "the cells on the image, their entropy, tokens against alpha"),
+        ("patches.json", "every number, cell and curve"),
+    )
+
+
 def print_data(found: Survey, folder: Path) -> None:
     """Print a data set's tilings, and how its list fits, to stdout."""
     tilings = _table("Tilings", "rows × columns", "images", "share", "slots", "kept")

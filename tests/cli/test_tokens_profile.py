@@ -48,7 +48,7 @@ def test_a_table_of_every_number_of_crops_serves_the_model_it_is_of(
         (["rounds=0"], "rounds=0: needs at least 1"),
         (["new_tokens=1"], "new_tokens=1: needs at least 2"),
         (["precision=fp8"], "precision=fp8: take 32-true or bf16-mixed"),
-        (["vision_tokens=single"], "a single view has one latency"),
+        (["vision_tokens=single"], "one view has one latency"),
         (["checkpoint=nowhere.ckpt"], "checkpoint=nowhere.ckpt does not exist"),
     ],
 )
