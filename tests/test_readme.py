@@ -13,7 +13,7 @@ from maskcap.cli.eval import main as evaluate
 from maskcap.cli.main import main as maskcap
 from maskcap.cli.train import main as train
 from maskcap.data.scenes import make_scenes
-from maskcap.models.presets import tiny_internvl, tiny_sam2
+from maskcap.models.presets import tiny_internvl, tiny_qwen2_vl, tiny_sam2
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -31,6 +31,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
     vlm.model.save_pretrained(folder / "vlm")
     vlm.tokenizer.save_pretrained(folder / "vlm")
+    qwen = tiny_qwen2_vl(image_size=32, hidden_size=32, vit_size=32, vit_layers=1, lm_layers=1)
+    qwen.model.save_pretrained(folder / "qwen")
+    qwen.tokenizer.save_pretrained(folder / "qwen")
     tiny_sam2(image_size=64, hidden_size=64, width=8, mlp_dim=64).model.save_pretrained(folder / "sam")
     return folder
 
@@ -40,6 +43,7 @@ def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
     folders = {
         "/data": str(place / "data"),
         "/weights/InternVL3-1B-hf": str(place / "vlm"),
+        "/weights/Qwen2-VL-2B-Instruct": str(place / "qwen"),
         "/weights/sam2.1-hiera-large": str(place / "sam"),
         "runs/demo/2026-01-01_12-00-00": str(place / "run"),
         "/shards": str(place / "shards"),
@@ -63,6 +67,7 @@ DEMO += ["segmenter.image_size=64", "segmenter.hidden_size=64", "callbacks.scene
 SHORT = ["module.meteor=false", "mask_caption.max_new_tokens=3", "trainer.max_epochs=1"]
 LARGE = ["model.image_size=32", "model.dtype=float32", "model.lora.rank=2", "data.image_size=64", "trainer=cpu"]
 LARGE += ["data.num_workers=0", "data.limit_val=1", "data.samples_per_epoch=4", "trainer.val_check_interval=null"]
+LARGE_QWEN = ["model.max_pixels=1024", "model.min_pixels=64", *LARGE[1:]]  # its views have no one side
 MARGINS = ["vision_tokens.margins=[2,2]"]  # crops of 64 px have 8 patches
 OVERFIT = ["data.samples_per_epoch=4", "data.image_size=64", "trainer.check_val_every_n_epoch=1"]
 
@@ -99,7 +104,7 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
     if "debug=overfit" in given:
         extra = OVERFIT
     elif any(argument.startswith("model.path") for argument in given):
-        extra = LARGE
+        extra = LARGE_QWEN if "model=qwen2_vl" in given else LARGE
     else:
         extra = [*DEMO, f"data.root={place / 'data2'}"]
         if any(argument.startswith("checkpoint=") for argument in given):
@@ -113,7 +118,7 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
 
 
 def test_readme_names_commands() -> None:
-    assert len(PYTHON) >= 10 and [arguments[0] for arguments in MASKCAP] == ["check", "shard", *["tokens"] * 4]
+    assert len(PYTHON) >= 10 and [arguments[0] for arguments in MASKCAP] == ["check", "shard", *["tokens"] * 5]
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)
