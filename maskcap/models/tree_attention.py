@@ -63,17 +63,25 @@ class TreeMask:
 
 
 def choose_attention(language_model: Any, attention: Attention) -> None:
-    """Sets the language model's attention: `flex` where its kernels run (`auto`: CUDA and heads of 2ⁿ ≥ 16), or SDPA.
+    """Sets the language model's attention: `flex` where its kernels run (`auto`: CUDA and heads of 2ⁿ ≥ 16) and the
+    library has it for the model (it has none for Qwen2-VL), or SDPA.
 
-    Raises ConfigError for another value, and for `flex` without CUDA: it has no backward on a CPU.
+    Raises ConfigError for another value, and for `flex` without CUDA, as it has no backward on a CPU, or without
+    support.
     """
     if attention not in ("auto", "sdpa", "flex"):
         raise ConfigError(f"mask_caption.attention={attention!r}: expected auto, sdpa or flex")
     if attention == "flex" and not torch.cuda.is_available():
         raise ConfigError("mask_caption.attention=flex needs CUDA (no backward on a CPU): use auto or sdpa here")
+    supported = bool(getattr(language_model, "_supports_flex_attn", False))
+    if attention == "flex" and not supported:
+        raise ConfigError(
+            f"mask_caption.attention=flex: the library has no FlexAttention for {type(language_model).__name__}: use "
+            "auto or sdpa"
+        )
     config = language_model.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    fits = torch.cuda.is_available() and width >= 16 and width & (width - 1) == 0
+    fits = supported and torch.cuda.is_available() and width >= 16 and width & (width - 1) == 0
     flex = attention == "flex" or (attention == "auto" and fits)
     language_model.set_attn_implementation("flex_attention" if flex else "sdpa")
 

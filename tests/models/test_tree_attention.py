@@ -100,6 +100,16 @@ def test_flex_is_chosen_where_its_kernels_run(tiny_model: MaskCaptionModel, monk
     assert language_model.config._attn_implementation == "flex_attention"
 
 
+def test_a_model_without_flex_keeps_sdpa(qwen_model: MaskCaptionModel, monkeypatch: pytest.MonkeyPatch):
+    language_model = qwen_model.vlm.language_model
+    language_model.config.head_dim = 64
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    choose_attention(language_model, "auto")  # type: ignore[arg-type]
+    assert language_model.config._attn_implementation == "sdpa"
+    with pytest.raises(ConfigError, match="no FlexAttention for Qwen2VLTextModel"):
+        choose_attention(language_model, "flex")  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: FlexAttention has no backward on a CPU")
 def test_flex_attention_gives_sdpas_states_and_gradients(image_tokens: Callable):
     vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=64, vit_layers=1).cuda()
