@@ -21,7 +21,7 @@ Usage
   maskcap shard data=… out=… [key=value]    write tar shards with index and checksums
   maskcap tokens image=… | data=…           crops or patches of a picture, crops of a data set
   maskcap tokens profile out=FILE           how long each part of a model takes, for 1, 2, … crops
-  maskcap tokens sweep checkpoint=FILE …    accuracy and latency of a checkpoint over numbers of crops
+  maskcap tokens sweep checkpoint=FILE …    accuracy and latency of a checkpoint over crops, or over alpha
   maskcap COMMAND --help                    examples, groups and choices of a command
   maskcap --version
 """

@@ -86,6 +86,7 @@ def _row(setting: Setting, tried: Sequence[int]) -> Row:
         "name": setting.name,
         "max_crops": getattr(setting.vision_tokens, "max_crops", None),
         "vision_tokens": getattr(setting.vision_tokens, "vision_tokens", None),
+        "alpha": getattr(setting.vision_tokens, "alpha", None),
         "slots": None,
         "tokens": None,
         "tilings": {},

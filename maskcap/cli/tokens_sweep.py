@@ -1,4 +1,4 @@
-"""`maskcap tokens sweep`: one checkpoint's accuracy and latency over numbers of crops, or of tokens."""
+"""`maskcap tokens sweep`: one checkpoint's accuracy and latency over numbers of crops, of tokens, or over alpha."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNUSED = ("metrics_file", "pictures", "throughput")  # callbacks of a run that would write files, or measure otherwise
-_OWN = ("crops", "tokens", "baseline", "images", "rounds", "new_tokens", "trusted_targets")
+_OWN = ("crops", "tokens", "alphas", "baseline", "images", "rounds", "new_tokens", "trusted_targets")
 
 SWEEP_SCHEMA: Schema = {
     "crops": list[int] | None,
     "tokens": list[int] | None,
+    "alphas": list[float] | None,
     "baseline": bool,
     "images": int,
     "rounds": int,
@@ -65,8 +66,7 @@ def run(config: DictConfig) -> None:
     folder = Path(config.out or checked["paths"]["run"])
     with quiet_lightning(), clear_errors(checkpoint):
         data, module, trainer = build_run(merged, checked, folder)
-        geometry = module.model.vlm.geometry
-        settings = settings_of(own, module.model.vision_tokens, geometry)
+        settings = settings_of(own, module.model.vision_tokens, module.model.vlm)
         steps = Steps(checked, checkpoint, folder, own["images"], own["rounds"], own["new_tokens"])
         rows = evaluate_settings(steps, data, module, settings)
     device = device_name(trainer.strategy.root_device)
@@ -87,24 +87,40 @@ def run(config: DictConfig) -> None:
     print_sweep(rows, own["new_tokens"], device, files)
 
 
-def settings_of(own: CheckedConfig, trained: VisionTokens, geometry: Any) -> list[Setting]:
-    """The checkpoint's own setting where a baseline is wanted, then one for each number. Raises ConfigError.
+def settings_of(own: CheckedConfig, trained: VisionTokens, vlm: Any) -> list[Setting]:
+    """The checkpoint's own setting where a baseline is wanted, then one for each number. Raises ConfigError, also for
+    what does not go with `vlm`."""
+    found = [Setting("as trained", trained)] if own["baseline"] else []
+    if own["alphas"]:
+        return found + _of_alphas(own["alphas"], trained, vlm)
+    return found + _of_crops(own, trained, vlm)
 
-    geometry: margins → Geometry, the model's.
-    """
+
+def _of_alphas(alphas: Sequence[float], trained: VisionTokens, vlm: Any) -> list[Setting]:
+    """By the checkpoint's own method and levels where it has an alpha, else by `budget`."""
+    from maskcap.models.mask_caption import check_goes_with
+    from maskcap.vision_tokens.settings import Patches
+
+    of_alpha = isinstance(trained, Patches) and trained.method != "v1"
+    base = trained if of_alpha else Patches(trained.pool)
+    check_goes_with(vlm, base)
+    return [Setting(f"{base.method} {alpha:g}", replace(base, alpha=alpha)) for alpha in dict.fromkeys(alphas)]
+
+
+def _of_crops(own: CheckedConfig, trained: VisionTokens, vlm: Any) -> list[Setting]:
     base: Tiling = own.build("vision_tokens")
     base = replace(
         base,
         pool=trained.pool, exact_crops=None, vision_tokens=None, image_sizes=None, target_latency_ms=None,
         latency_table=None, min_scale=0.0,
     )  # fmt: skip
-    found = [Setting("as trained", trained)] if own["baseline"] else []
-    of_crops: Geometry = geometry(base.margins)
+    found: list[Setting] = []
+    of_crops: Geometry = vlm.geometry(base.margins)
     for number in dict.fromkeys(own["crops"] or []):
         found.append(Setting(f"{number} crop{'s' if number > 1 else ''}", replace(base, max_crops=number)))
     for number in dict.fromkeys(own["tokens"] or []):
         found.append(Setting(f"{number} tokens", replace(base, vision_tokens=number)))
-    for setting in found[own["baseline"] :]:
+    for setting in found:
         setting.vision_tokens.rule(of_crops)  # type: ignore[union-attr]
     return found
 
@@ -142,10 +158,13 @@ def _configurations(config: DictConfig) -> tuple[CheckedConfig, CheckedConfig, D
 
 
 def _check_own(own: CheckedConfig) -> None:
-    if bool(own["crops"]) == bool(own["tokens"]):
-        raise ConfigError("give crops=[1,2,4,6], or tokens=[512,768]: the settings to compare (one of the two lists)")
+    if sum(bool(own[name]) for name in ("crops", "tokens", "alphas")) != 1:
+        raise ConfigError(
+            "give crops=[1,2,4,6], tokens=[512,768], or alphas=[.3,.5,1]: the settings to compare (one of the three "
+            "lists)"
+        )
     for name, least in (("images", 1), ("rounds", 1), ("new_tokens", 2)):
         if own[name] < least:
             raise ConfigError(f"{name}={own[name]}: needs at least {least}")
-    if "margins" not in own["vision_tokens"]:
+    if not own["alphas"] and "margins" not in own["vision_tokens"]:
         raise ConfigError("vision_tokens: a single view has nothing to sweep; leave vision_tokens=tiling")

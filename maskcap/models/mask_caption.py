@@ -84,11 +84,7 @@ class MaskCaptionModel(nn.Module):
         Raises ConfigError for what contradicts or does not divide, for a target without a table of this model, and for
         patches of a model that has one grid for all images.
         """
-        if isinstance(vision_tokens, Patches) and not self.vlm.selects_patches:
-            raise ConfigError(
-                f"vision_tokens=patches does not go with {type(self.vlm).__name__}, which has one grid for all images: "
-                "use model=qwen2_vl (or qwen2_vl_tiny), or vision_tokens=tiling"
-            )
+        check_goes_with(self.vlm, vision_tokens)
         self.vision_tokens: VisionTokens = vision_tokens
         self.tiling_rule: RuntimeRule | None = None
         if isinstance(vision_tokens, Tiling):
@@ -309,6 +305,15 @@ class MaskCaptionModel(nn.Module):
         if self.grounding is None:
             return None
         return self.grounding(self.grounding.queries(seg_states), encoded.keys, region_image, encoded.tokens.valid)
+
+
+def check_goes_with(vlm: nn.Module, vision_tokens: VisionTokens) -> None:
+    """Raises ConfigError for patches of a model that has one grid for all images."""
+    if isinstance(vision_tokens, Patches) and not vlm.selects_patches:
+        raise ConfigError(
+            f"vision_tokens=patches does not go with {type(vlm).__name__}, which has one grid for all images: "
+            "use model=qwen2_vl (or qwen2_vl_tiny), or vision_tokens=tiling"
+        )
 
 
 def _region_image(region_image: torch.Tensor | None, regions: int, image1: torch.Tensor) -> torch.Tensor:

@@ -69,6 +69,20 @@ def test_a_multirun_over_alpha_ends_in_a_table(command: Any, place: Path, checkp
     assert [run["settings"] for run in runs] == [{"vision_tokens.alpha": 0.3}, {"vision_tokens.alpha": 1}]
 
 
+def test_a_checkpoint_is_swept_over_alpha(command: Any, checkpoint: Path, tmp_path: Path) -> None:
+    given = ["tokens", "sweep", f"checkpoint={checkpoint}", "alphas=[.5,1]", "images=1", "rounds=1", "new_tokens=2"]
+    assert command(maskcap, *given, f"out={tmp_path / 'sweep'}", f"hydra.run.dir={tmp_path / 'run'}") == 0
+    rows = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["settings"]
+    # 8 × 8 blocks: 4 + 3 · 5 of 19, 4 + 3 · 9 of 32, all
+    assert [(row["name"], row["alpha"], row["tokens"], row["slots"]) for row in rows] == [
+        ("as trained", 0.3, 19.0, 19.0),
+        ("budget 0.5", 0.5, 31.0, 31.0),
+        ("budget 1", 1.0, 64.0, 64.0),
+    ]
+    assert all(row["ms"]["vit"] > 0 and "miou" in row["scores"] for row in rows)
+    assert (tmp_path / "sweep" / "sweep.png").stat().st_size > 10_000
+
+
 def test_pretrained_weights_from_a_folder(command: Any, tmp_path: Path) -> None:
     make_scenes(tmp_path / "data", train=4, val=2, size=64, workers=1)
     vlm = tiny_qwen2_vl(image_size=64, hidden_size=32, vit_size=32, vit_layers=1, lm_layers=1)

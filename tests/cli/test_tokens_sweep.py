@@ -151,12 +151,13 @@ def test_a_target_holds_for_the_baseline_while_its_table_is_there(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "give crops=[1,2,4,6], or tokens=[512,768]"),
-        (["crops=[1]", "tokens=[128]"], "one of the two lists"),
+        ([], "give crops=[1,2,4,6], tokens=[512,768], or alphas=[.3,.5,1]"),
+        (["crops=[1]", "tokens=[128]"], "one of the three lists"),
         (["tokens=[100]", "vision_tokens.margins=[2,2]"], "vision_tokens=100: a view has 64 tokens"),
         (["crops=[0]", "vision_tokens.margins=[2,2]"], "max_crops=0: take at least 1"),
         (["crops=[1]", "new_tokens=1"], "new_tokens=1: needs at least 2"),
         (["crops=[1]", "vision_tokens=single"], "leave vision_tokens=tiling"),
+        (["alphas=[.5]"], "vision_tokens=patches does not go with InternVL"),
     ],
 )
 def test_mistakes_are_found_before_anything_is_evaluated(
