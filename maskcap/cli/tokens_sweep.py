@@ -101,8 +101,7 @@ def _of_alphas(alphas: Sequence[float], trained: VisionTokens, vlm: Any) -> list
     from maskcap.models.mask_caption import check_goes_with
     from maskcap.vision_tokens.settings import Patches
 
-    of_alpha = isinstance(trained, Patches) and trained.method != "v1"
-    base = trained if of_alpha else Patches(trained.pool)
+    base = trained if isinstance(trained, Patches) and trained.method != "v1" else Patches(trained.pool)
     check_goes_with(vlm, base)
     return [Setting(f"{base.method} {alpha:g}", replace(base, alpha=alpha)) for alpha in dict.fromkeys(alphas)]
 
