@@ -13,10 +13,10 @@ import torch
 
 from maskcap.models.segmenter import SegmenterFeatures
 from maskcap.models.sequence import Prefix, build_prefixes
+from maskcap.models.token_maps import TokenMaps, token_maps
 from maskcap.models.transfer import to_device
 from maskcap.models.vlm.interface import ImageTokens
 from maskcap.models.work import Work
-from maskcap.vision_tokens.layout import raster
 
 if TYPE_CHECKING:
     from maskcap.models.mask_caption import MaskCaptionModel
@@ -85,11 +85,11 @@ class EncodedImages:
         return head.keys(self.tokens.features, self.image_states, boxes)
 
     def as_map(self, values: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
-        """Numbers of the tokens (R, T) → of the image's places (R, m, m): each is the one that sees it most closely."""
+        """Numbers of the tokens (R, T) → maps of the image (R, m, m): of one grid for all as they stand, else with
+        SAM2's own m, see `token_maps`. The prompt that SAM2 makes of either is the same."""
         if self.tokens.grid is not None:
             return values.view(-1, *self.tokens.grid)
-        raster_Rmm = self._raster.index_select(0, region_image)
-        return values.gather(1, raster_Rmm.flatten(1)).view_as(raster_Rmm)
+        return self._maps.draw(values, region_image)
 
     @cached_property
     def _boxes(self) -> torch.Tensor:
@@ -99,8 +99,5 @@ class EncodedImages:
         return to_device([torch.stack([layout.boxes for layout in self.tokens.layouts])], self.image1.device)[0]
 
     @cached_property
-    def _raster(self) -> torch.Tensor:
-        """int64 (B, m, m): each place's token; m: SAM2's own, so that no image's map depends on the others'."""
-        side = self.model.segmenter.mask_size
-        rasters = torch.stack([raster(layout, side) for layout in self.tokens.layouts])
-        return to_device([rasters], self.image1.device)[0]
+    def _maps(self) -> TokenMaps:
+        return token_maps(self.tokens.layouts, self.model.segmenter.mask_size, self.image1.device)

@@ -64,7 +64,7 @@ class MaskCaptionModel(nn.Module):
         width: int = vlm.hidden_size  # type: ignore[assignment]
         self.seg_mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, segmenter.hidden_size))
         self.region_marker = nn.Parameter(torch.zeros(width))
-        self.grounding = GroundingHead(width, places=vlm.mrope) if grounding else None  # type: ignore[arg-type]
+        self.grounding = GroundingHead(width, places=not vlm.adds_positions) if grounding else None  # type: ignore[arg-type]
         self.set_vision_tokens(vision_tokens or SingleView())
         self.packing: Packing = packing
         self.token_budget = token_budget

@@ -94,7 +94,7 @@ def tiny_qwen2_vl(
 
     A square image of image_size px has image_size / (2 · patch_size) tokens a side: 128 and 4 give 16×16. Rotary bases
     are small (the stock ones are made for thousands of positions): with 1e6 and a few frequencies M-RoPE's last
-    section, the columns, would hardly turn over 16 of them.
+    section, the columns, would hardly turn over 16 of them. Raises ConfigError for sizes that do not divide.
     """
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
@@ -103,6 +103,14 @@ def tiny_qwen2_vl(
     from maskcap.models.tiny_tokenizer import tiny_tokenizer, token_id
     from maskcap.models.vlm.qwen2_vl import Qwen2VL
 
+    if image_size % (2 * patch_size):
+        raise ConfigError(f"model.image_size={image_size}: take a multiple of 2 · patch_size = {2 * patch_size}")
+    frequencies = hidden_size // heads // 2
+    if hidden_size % (2 * heads) or vit_size % (4 * heads) or frequencies < 3:
+        raise ConfigError(
+            f"model.hidden_size={hidden_size} vit_size={vit_size} heads={heads}: take a hidden_size that is a multiple "
+            "of 2 · heads and at least 6 times them (M-RoPE has three sections), a vit_size that is one of 4 · heads"
+        )
     tokenizer = tiny_tokenizer(("<|vision_start|>", "<|vision_end|>", QWEN_SLOT, "<|video_pad|>"))
     vision = Qwen2VLVisionConfig(
         depth=vit_layers,
@@ -113,7 +121,6 @@ def tiny_qwen2_vl(
         initializer_range=std,
         rope_parameters={"rope_type": "axial", "rope_theta": 100.0},
     )
-    frequencies = hidden_size // heads // 2
     text = Qwen2VLTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=hidden_size,

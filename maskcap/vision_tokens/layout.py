@@ -50,7 +50,8 @@ class TokenLayout:
 def raster(layout: TokenLayout, side: int) -> torch.Tensor:
     """int64 (G, G): the token that sees each cell's centre most closely, that of the smallest rectangle.
 
-    A cell that no token sees takes token 0. Layouts are kept, and so are their rasters: don't write into it.
+    A cell that no token sees takes token 0. For layouts that are kept, as those of crops are: their rasters are too.
+    Don't write into it.
     """
     boxes = layout.boxes.double().numpy()
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -69,6 +70,18 @@ def fine_cells(rows: int, columns: int) -> np.ndarray:
     """int64 (rows · columns, 3): every cell of a grid in raster order, as row, column, level 0."""
     row, column = np.divmod(np.arange(rows * columns), columns)
     return np.stack([row, column, np.zeros_like(row)], axis=1)
+
+
+def cell_map(cells: np.ndarray) -> np.ndarray:
+    """int64 (rows, columns): of each base cell, the number of the cell of a partition int64 (T, 3) that covers it."""
+    rows, columns = (cells[:, :2] + 2 ** cells[:, 2:]).max(axis=0)
+    found = np.empty((rows, columns), dtype=np.int64)
+    for level in np.unique(cells[:, 2]):
+        (numbers,) = np.nonzero(cells[:, 2] == level)
+        inside = np.arange(2**level)
+        row, column = cells[numbers, 0, None, None] + inside[:, None], cells[numbers, 1, None, None] + inside
+        found[row, column] = numbers[:, None, None]
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from maskcap.errors import ConfigError
 from maskcap.models.region_prompt import Pool
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.patch_selection import Method, check_selection
@@ -60,14 +61,15 @@ class Tiling:
 class Patches:
     """One view whose flat parts are seen at half, a quarter … of their resolution: 4, 16 … tokens become one.
 
-    pool: as above. method: `budget` splits the most important cells until alpha · cells tokens are spent (0 < alpha ≤
+    pool: as above, but `area` from the start: the top left pixel, which `nearest` asks, says little of a cell of 4 × 4.
+    method: `budget` splits the most important cells until alpha · cells tokens are spent (0 < alpha ≤
     1); `v2` merges cells of an entropy up to alpha × the mean of the largest cells', so that a larger alpha leaves
     FEWER tokens; `v1` merges cells of an entropy below `thresholds` (bits, of the second level, the third …; None:
     3 and 2) and does not use alpha. levels: sizes of a cell, the base cell's among them: 3 are 1 × 1, 2 × 2 and 4 × 4.
     Raises ConfigError for values that `patch_selection.check_selection` refuses.
     """
 
-    pool: Pool = "nearest"
+    pool: Pool = "area"
     method: Method = "budget"
     alpha: float | None = 0.5
     thresholds: Sequence[float] | None = None
@@ -75,6 +77,8 @@ class Patches:
 
     def __post_init__(self) -> None:
         check_selection(self.method, self.alpha, self.thresholds, self.levels)
+        if self.thresholds is not None and self.method != "v1":
+            raise ConfigError(f"vision_tokens.thresholds are of method v1; {self.method} does not read them")
 
 
 VisionTokens = SingleView | Tiling | Patches

@@ -62,6 +62,14 @@ class AdaptiveQwen2VLImageProcessor(Qwen2VLImageProcessorPil):
         self.last_budget_info: list[dict[str, Any]] = []
         """`Selection.info` of each image of the last call, empty where selection was off; never saved."""
 
+    def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
+        """As stock, with the keys of `AdaptiveImagesKwargs`. Raises ConfigError also for a call's alpha without a
+        method, of the call or of the processor: nothing would read it."""
+        method = kwargs.get("patch_selection_method", self.patch_selection_method)
+        if kwargs.get("alpha") is not None and method is None:
+            raise ConfigError(f"alpha={kwargs['alpha']} without a method: give patch_selection_method='budget' or 'v2'")
+        return super().preprocess(images, **kwargs)
+
     def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]
         self.last_budget_info = []
         if _is_off(kwargs["patch_selection_method"]):
@@ -142,7 +150,8 @@ class AdaptiveQwen2VLImageProcessor(Qwen2VLImageProcessorPil):
 class AdaptiveQwen2VLProcessor(Qwen2VLProcessor):
     """Stock processor around `AdaptiveQwen2VLImageProcessor`: an image takes as many `<|image_pad|>` as it has cells.
 
-    It has no video processor, which would need torchvision; videos raise ConfigError. `from_pretrained` also reads a
+    Load what it saved with its own `from_pretrained`: the library's AutoProcessor does not know it. It has no video
+    processor, which would need torchvision; videos raise ConfigError. `from_pretrained` also reads a
     stock checkpoint's folder, and gives the keys of `AdaptiveImagesKwargs` to the image processor.
     """
 

@@ -76,7 +76,8 @@ class Generated:
 class VLM(Protocol):
     """A vision-language model with its tokenizer; an `nn.Module` whose `hidden_size` is C and whose `language_model` is
     Hugging Face's decoder without its head. mrope: whether it has positions of three axes. selects_patches: whether
-    `encode_image` also takes `patches`, the settings of entropy-chosen ones."""
+    `encode_image` also takes `patches`, the settings of entropy-chosen ones. adds_positions: whether positions are
+    added to image tokens, so that a token says where it looks; rotary positions only turn queries and keys."""
 
     tokenizer: Any
     conversation: Conversation
@@ -86,6 +87,7 @@ class VLM(Protocol):
     language_model: Any
     mrope: bool
     selects_patches: bool
+    adds_positions: bool
 
     def encode_image(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> ImageTokens:
         """Images (B, 3, H, W), ImageNet-normalised, any size → their tokens, of one view each; sizes: their own."""

@@ -26,6 +26,7 @@ class InternVL(HuggingFaceVLM):
 
     mrope = False
     selects_patches = False
+    adds_positions = True
 
     def __init__(
         self,

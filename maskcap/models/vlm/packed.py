@@ -36,9 +36,11 @@ def forward_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     position_ids int64 (3, N, L), 0 for padding, and for Qwen2.5-VL its attention windows.
 
     Raises ConfigError for videos, another kind of model, inputs that do not belong together, and those computed here.
+    The model is guarded from then on (`guard_packed_grids`): what is returned here is an error without its positions.
     """
     given = dict(inputs)
     _check_inputs(model, given)
+    guard_packed_grids(model)
     cells, counts = given.pop("image_cells", None), given.pop("image_num_cells", None)
     if given.get("pixel_values") is None:
         return given
@@ -140,6 +142,9 @@ def _check_inputs(model: Any, given: dict[str, Any]) -> None:
     for name in ("input_ids", "pixel_values", "image_grid_thw", "image_cells", "image_num_cells", "attention_mask"):
         if given.get(name) is not None and not isinstance(given[name], torch.Tensor):
             raise ConfigError(f"{name} is a {type(given[name]).__name__}: call the processor with return_tensors='pt'")
+    for name in ("input_ids", "attention_mask"):
+        if given.get(name) is not None and given[name].ndim != 2:
+            raise ConfigError(f"{name} of shape {tuple(given[name].shape)}: expected (rows, length)")
     if "input_ids" not in given or (given.get("pixel_values") is None) != (given.get("image_grid_thw") is None):
         raise ConfigError("inputs need input_ids, and pixel_values and image_grid_thw together or neither")
 

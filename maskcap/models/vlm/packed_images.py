@@ -42,6 +42,10 @@ def packed_images(
     if len(ends) != len(grids) or ends[-1] != len(cells):
         raise ConfigError(f"{len(cells)} image_cells, image_num_cells of {len(ends)} images, {len(grids)} grids")
     parts = np.split(cells.cpu().numpy(), ends[:-1])
+    for number, (part, (rows, columns)) in enumerate(zip(parts, grids, strict=True)):
+        beyond = (part[:, :2] + 2 ** part[:, 2:] > [rows, columns]).any() or part.min(initial=0) < 0
+        if beyond or (4 ** part[:, 2]).sum() != rows * columns:
+            raise ConfigError(f"image_cells of image {number} are no partition of its {rows} × {columns} blocks")
     return [PackedImage(part, max(grid)) for part, grid in zip(parts, grids, strict=True)]
 
 

@@ -32,11 +32,11 @@ def fitted(
 ) -> list[torch.Tensor]:
     """image1 (B, 3, H, W) ImageNet-normalised → pixels (3, H', W') of each image in 0..1, at its own aspect ratio.
 
-    sizes: the images' own (height, width), by which `resize` finds H' and W'. Bilinear. Raises DataError for a size
-    that Qwen2-VL refuses.
+    sizes: the images' own (height, width), by which `resize` finds H' and W'. Bilinear, in float32. Raises DataError
+    for a size that Qwen2-VL refuses.
     """
     targets = [resize.size(*size) for size in sizes]
-    pixels = _scale(image1, IMAGENET_STD, IMAGENET_MEAN)
+    pixels = _scale(image1.float(), IMAGENET_STD, IMAGENET_MEAN)
     groups = {target: [n for n, each in enumerate(targets) if each == target] for target in targets}
     found: dict[int, torch.Tensor] = {}
     for target, images in groups.items():

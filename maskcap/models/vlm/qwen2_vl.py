@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from maskcap.errors import ConfigError
 from maskcap.models.conversation import Conversation, qwen_conversation
 from maskcap.models.transfer import to_device
 from maskcap.models.vlm.adaptive_processor import AdaptiveQwen2VLImageProcessor, AdaptiveQwen2VLProcessor
@@ -47,6 +48,7 @@ class Qwen2VL(HuggingFaceVLM):
 
     mrope = True
     selects_patches = True
+    adds_positions = False
 
     def __init__(
         self,
@@ -59,6 +61,12 @@ class Qwen2VL(HuggingFaceVLM):
     ) -> None:
         super().__init__(model, tokenizer, conversation or qwen_conversation(), antialias)
         self.resize = BlockResize(self.block, min_pixels, max_pixels)
+        side = self.image_size
+        if self.resize.size(side, side) != (side, side):
+            raise ConfigError(
+                f"model.min_pixels={min_pixels} model.max_pixels={max_pixels}: no square of {self.block} px blocks has "
+                f"so many pixels; {side}² = {side**2} are too few"
+            )
         guard_packed_grids(model)
 
     @property

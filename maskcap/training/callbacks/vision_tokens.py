@@ -4,72 +4,53 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import Any
 
 import lightning.pytorch as pl
-import torch.distributed as dist
 
 from maskcap.data.batch import Batch
 from maskcap.models.component_times import device_name
+from maskcap.training.callbacks.image_counts import ImageCounts
 from maskcap.vision_tokens.runtime import FloorState, RuntimeRule
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 _NAMED = 8  # tilings in a line
 Taken = Counter[tuple[tuple[int, int], FloorState]]
 
 
-class VisionTokens(pl.Callback):
+class VisionTokens(ImageCounts):
     """Logs a line at the end of each validation and of a fit: each tiling's share of the images, their mean tokens, and
     how many took more crops for `min_scale`, or stayed below it.
 
-    Counts the images of all ranks, those that only fill a batch left out; a fit's are those seen since it was started
-    or resumed. Warns once where the latencies were measured on another device. With a single view it says nothing.
+    Warns once where the latencies were measured on another device. With a single view it says nothing.
     """
 
     def __init__(self) -> None:
-        self._fit: Taken = Counter()
-        self._validation: Taken = Counter()
+        super().__init__()
         self._compared = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from here."""
-        self._fit.clear()
+        """Counts from here, and compares the device."""
+        super().on_train_start(trainer, pl_module)
         self._compare_device(pl_module)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Counts the batch's images."""
-        _count(self._fit, pl_module, batch)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Counts from here."""
-        self._validation.clear()
+        """Counts from here, and compares the device."""
+        super().on_validation_start(trainer, pl_module)
         self._compare_device(pl_module)
 
-    def on_validation_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Counts the batch's images."""
-        _count(self._validation, pl_module, batch)
+    def of_images(self, module: Any, batch: Batch) -> Iterable[tuple[tuple[int, int], FloorState]]:
+        """Each image's tiling, and how it stands to the floor."""
+        rule = _rule(module)
+        return [] if rule is None else [rule.decide(*size) for size in batch.sizes]
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the validation's line."""
-        if not trainer.sanity_checking:
-            _say("validation", self._validation, trainer, pl_module)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Logs the fit's line."""
-        _say("training", self._fit, trainer, pl_module)
+    def say(self, what: str, counted: Taken, module: Any) -> None:
+        """The line."""
+        rule = _rule(module)
+        assert rule is not None
+        log.info("%s", summary(what, counted, rule, module.model.vision_tokens.global_view))
 
     def _compare_device(self, module: pl.LightningModule) -> None:
         rule = _rule(module)
@@ -83,22 +64,6 @@ class VisionTokens(pl.Callback):
 
 def _rule(module: Any) -> RuntimeRule | None:
     return getattr(getattr(module, "model", None), "tiling_rule", None)
-
-
-def _count(taken: Taken, module: pl.LightningModule, batch: Any) -> None:
-    rule = _rule(module)
-    if rule is not None and isinstance(batch, Batch):
-        taken.update(rule.decide(*size) for image, size in enumerate(batch.sizes) if not batch.is_padding(image))
-
-
-def _say(what: str, counted: Taken, trainer: pl.Trainer, module: Any) -> None:
-    """Every rank must call it."""
-    rule = _rule(module)
-    if rule is None:
-        return
-    taken = of_all_ranks(counted)
-    if taken and trainer.is_global_zero:
-        log.info("%s", summary(what, taken, rule, module.model.vision_tokens.global_view))
 
 
 def summary(what: str, taken: Taken, rule: RuntimeRule, global_view: bool = True) -> str:
@@ -117,12 +82,3 @@ def summary(what: str, taken: Taken, rule: RuntimeRule, global_view: bool = True
         raised, short = (sum(n for (_, state), n in taken.items() if state == each) for each in ("raised", "short"))
         line += f"; {raised} raised to min_scale={rule.min_scale:g}, {short} below it with max_crops"
     return line
-
-
-def of_all_ranks(counted: Counter[T]) -> Counter[T]:
-    """The sum of every rank's counts; all of them must call it."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return counted
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, counted)
-    return sum(parts, Counter())

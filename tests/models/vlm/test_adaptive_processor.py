@@ -279,3 +279,21 @@ def test_counts_without_an_image(stock: StockProcessor, qwen_processor: Adaptive
             qwen_processor.image_processor.get_number_of_image_patches(
                 56, 56, {"patch_selection_method": method, "alpha": 0.5}
             )
+
+
+def test_an_alpha_that_nothing_reads_is_an_error(qwen_processor: AdaptiveQwen2VLProcessor, draw: Draw) -> None:
+    with pytest.raises(ConfigError, match="alpha=0.3 without a method: give patch_selection_method"):
+        qwen_processor.image_processor([draw(112, 112)], alpha=0.3)
+    qwen_processor.image_processor.patch_selection_method = "budget"
+    assert qwen_processor.image_processor([draw(112, 112)], alpha=0.3)["image_num_cells"].tolist() == [4]
+
+
+def test_floats_from_0_to_1_have_the_entropies_of_their_bytes(draw: Draw) -> None:
+    image = draw(280, 280)
+    settings = {"patch_selection_method": "v2", "alpha": 0.9, "do_resize": False, "return_tensors": "pt"}
+    processor = AdaptiveQwen2VLImageProcessor()
+    expected = processor([image], **settings)["image_cells"]
+    threshold = processor.last_budget_info[0]["threshold"]
+    # 1/255 steps in float32: some of them lie a little below the byte that they were
+    found = processor([image.astype(np.float32) / 255], do_rescale=False, **settings)["image_cells"]
+    assert np.array_equal(found, expected) and processor.last_budget_info[0]["threshold"] == threshold

@@ -226,17 +226,20 @@ def test_cells_larger_than_a_window(qwen2_5_vl: Qwen2_5_VLForConditionalGenerati
 
 def test_the_guard_refuses_what_would_be_silently_wrong(qwen: Any, process: Process) -> None:
     inputs = process((1,), BUDGET)
-    packed = forward_inputs(qwen, inputs)
+    bare = copy.deepcopy(qwen)
+    packed = forward_inputs(qwen, inputs)  # guards the model
     strip = {key: packed[key] for key in ("input_ids", "attention_mask", "pixel_values", "image_grid_thw")}
     strip["mm_token_type_ids"] = inputs["mm_token_type_ids"]
     tower = {key: packed[key] for key in ("pixel_values", "image_grid_thw")}
     with torch.no_grad():
         expected = qwen(**packed).logits
-        wrong = qwen(**strip).logits  # runs: this is why there is a guard
+        wrong = bare(**strip).logits  # runs: this is why there is a guard
     assert wrong.shape == expected.shape and not torch.allclose(wrong, expected, atol=1e-3)
     guard_packed_grids(qwen)
     guard_packed_grids(qwen)
     assert [len(m._forward_pre_hooks) for m in (qwen, qwen.model, qwen.model.visual)] == [1, 1, 1]
+    with pytest.raises(ConfigError, match="generate_packed"):
+        qwen(**{key: value for key, value in packed.items() if key != "image_position_ids"})
     for one in ({}, {"position_ids": packed["position_ids"]}, {"image_position_ids": packed["image_position_ids"]}):
         with pytest.raises(ConfigError, match="generate_packed"):
             qwen(**strip, **one)
@@ -311,3 +314,13 @@ def test_prompts_that_generation_cannot_go_on_from(qwen2_vl: Qwen2VLForCondition
         inputs[key] = inputs[key][:, :end]
     with pytest.raises(ConfigError, match="ends with an image"):
         generate_packed(qwen2_vl, inputs, **GREEDY)
+
+
+def test_cells_of_another_grid_are_refused(qwen2_vl: Any, process: Process) -> None:
+    inputs = process((1,), BUDGET)
+    for change in (50, -1):
+        moved = {**inputs, "image_cells": inputs["image_cells"] + torch.tensor([change, 0, 0])}
+        with pytest.raises(ConfigError, match="image 0 are no partition of its 10 × 14 blocks"):
+            forward_inputs(qwen2_vl, moved)
+    with pytest.raises(ConfigError, match=r"attention_mask of shape \(1, 1, 4, 4\): expected"):
+        forward_inputs(qwen2_vl, {**inputs, "attention_mask": torch.ones(1, 1, 4, 4)})

@@ -13,13 +13,13 @@ import torch
 from maskcap.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from maskcap.errors import ConfigError, DataError
 from maskcap.models.mask_caption import MaskCaptionModel
-from maskcap.models.presets import pretrained_qwen2_vl, tiny_sam2
+from maskcap.models.presets import pretrained_qwen2_vl, tiny_qwen2_vl, tiny_sam2
 from maskcap.models.segments import Questions, Segment
 from maskcap.models.sequence import build_continuations, build_sequences
 from maskcap.models.vlm.adaptive_processor import AdaptiveQwen2VLImageProcessor
 from maskcap.models.vlm.packed import forward_inputs
 from maskcap.models.vlm.qwen2_vl import Qwen2VL
-from maskcap.vision_tokens.settings import Patches, Tiling
+from maskcap.vision_tokens.settings import Patches, SingleView, Tiling
 
 Draw = Callable[..., np.ndarray]
 BUDGET = {"patch_selection_method": "budget", "alpha": 0.4}
@@ -77,17 +77,29 @@ def test_all_fine_cells_are_no_selection_bit_for_bit(vlm: Qwen2VL, draw: Draw, p
 
 
 def test_each_image_has_tokens_as_if_alone(vlm: Qwen2VL, draw: Draw) -> None:
-    image1 = image1_of(*(draw(140, 140, seed) for seed in range(3)))
-    sizes = [(140, 140), (112, 224), (400, 300)]
+    image1 = image1_of(*(draw(140, 140, seed) for seed in range(5)))
+    sizes = [(140, 140), (112, 224), (140, 140), (400, 300), (112, 224)]  # those of one size are computed together
     patches = Patches(method="v1", thresholds=(6.0, 4.0))
     together = vlm.encode_image(image1, sizes, patches)
-    assert len(set(together.counts)) == 3 and together.valid is not None
+    assert len(set(together.counts)) >= 3 and together.valid is not None
     for n, size in enumerate(sizes):
         alone = vlm.encode_image(image1[n : n + 1], [size], patches)
         assert np.array_equal(alone.layouts[0].cells[0], together.layouts[n].cells[0])
         count = alone.counts[0]
         torch.testing.assert_close(together.features[n, :count], alone.features[0], rtol=1e-4, atol=1e-4)
         assert together.valid[n].sum() == count and together.features[n, count:].abs().sum() == 0
+
+
+def test_masks_do_not_depend_on_the_other_images(vlm: Qwen2VL, draw: Draw) -> None:
+    segmenter = tiny_sam2(image_size=64, hidden_size=64, width=8, mlp_dim=64)
+    model = MaskCaptionModel(vlm, segmenter, grounding=True).eval()
+    image1, sizes = image1_of(draw(140, 140), draw(140, 140, 1)), [(140, 140), (112, 224)]
+    for settings in (SingleView(), Patches(alpha=0.4)):
+        model.set_vision_tokens(settings)
+        both = model.segment(image1, ["red circle", "blue"], sizes=sizes)
+        for n in range(2):
+            alone = model.segment(image1[n : n + 1], [["red circle", "blue"][n]], sizes=sizes[n : n + 1])
+            torch.testing.assert_close(both[n : n + 1], alone, rtol=1e-4, atol=1e-5 * both.std().item())
 
 
 def test_an_image_keeps_its_aspect_ratio_within_the_limits(vlm: Qwen2VL) -> None:
@@ -185,10 +197,17 @@ def test_crops_are_grids_one_after_the_other(vlm: Qwen2VL, draw: Draw) -> None:
 def test_settings_that_do_not_fit_are_refused(qwen2_vl: Any, qwen_tokenizer: Any, tiny_model: MaskCaptionModel) -> None:
     with pytest.raises(ConfigError, match="less than one cell"):
         Qwen2VL(qwen2_vl, qwen_tokenizer, max_pixels=700, min_pixels=1)
+    with pytest.raises(ConfigError, match="56² = 3136 are too few"):
+        Qwen2VL(qwen2_vl, qwen_tokenizer, min_pixels=5 * 784, max_pixels=8 * 784)
     with pytest.raises(ConfigError, match="InternVL, which has one grid for all images: use model=qwen2_vl"):
         tiny_model.set_vision_tokens(Patches())
     with pytest.raises(ConfigError, match="alpha"):
         Patches(alpha=None)
+    with pytest.raises(ConfigError, match="thresholds are of method v1; budget does not read them"):
+        Patches(thresholds=(3.0, 2.0))
+    for sizes in ({"image_size": 100}, {"hidden_size": 32, "heads": 8}, {"heads": 3}, {"vit_size": 40}):
+        with pytest.raises(ConfigError, match="take a"):
+            tiny_qwen2_vl(**sizes)
 
 
 def test_from_a_folder(qwen: Any, qwen_tokenizer: Any, tmp_path: Path) -> None:

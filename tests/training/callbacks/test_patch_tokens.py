@@ -59,6 +59,14 @@ def test_a_line_a_validation_and_one_a_fit(
     assert lines(caplog) == [val, val, fit]  # two epochs
 
 
+def test_a_fit_without_validations_counts_its_own_batches(
+    make_trainer: Any, module: MaskCaptionModule, loaders: Any, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    make_trainer(PatchTokens(), limit_val_batches=0).fit(set_tokens(module, Patches(alpha=0.5)), *loaders)
+    assert lines(caplog) == ["training: 4 images, mean 7.0 of 16.0 tokens (43.8%), 7 … 7; budget, alpha=0.5"]
+
+
 def test_without_patches_it_says_nothing(
     make_trainer: Any, module: MaskCaptionModule, loaders: Any, caplog: pytest.LogCaptureFixture
 ):
