@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 FENCED = README.split("```")[1::2]  # what stands between an opening and a closing fence
 COMMANDS = [line for block in FENCED if block.startswith("\n") for line in block.splitlines()]
+SNIPPETS = [block.removeprefix("python\n") for block in FENCED if block.startswith("python\n")]
 PYTHON = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("python ")]
 MASKCAP = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("maskcap ")]
 
@@ -126,8 +127,19 @@ def test_readme_names_commands() -> None:
         assert (ROOT / line).exists(), line
 
 
+def _run_snippet(number: int, place: Path) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(SNIPPETS[number].replace('"data/demo"', repr(str(place / "data"))), names)
+    return names
+
+
+def test_readme_processor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = _run_snippet(1, place)
+    assert len(SNIPPETS) == 2 and names["logits"].shape[1] == names["inputs"]["input_ids"].shape[1] == 2 + 76 + 1
+    (comment,) = re.findall(r"print\(processor.last_budget_info\)  # (.*)", README)
+    assert capsys.readouterr().out.strip() == comment and names["ids"].shape[1] <= 2 + 76 + 1 + 5
+
+
 def test_readme_snippet(place: Path) -> None:
-    (snippet,) = re.findall(r"```python\n(.*?)```", README, re.S)
-    names: dict[str, object] = {}
-    exec(snippet.replace('"data/demo"', repr(str(place / "data"))), names)
+    names = _run_snippet(0, place)
     assert len(names["captions"]) == 2 and names["logits"].shape == (2, 32, 32)  # type: ignore[arg-type,attr-defined]
