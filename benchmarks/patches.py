@@ -75,7 +75,7 @@ def _measure_model(name: str, device: str, options: argparse.Namespace) -> dict[
     photos = draw_photos(max(images, options.pictures), device)
     counts = count_tokens(model, photos)
     timed = Photos(photos.image1[:images], photos.mask1[:images])
-    ways: dict[str, VisionTokens] = {OFF: SingleView(), ONE: Patches(alpha=1.0)}
+    ways: dict[str, VisionTokens] = {OFF: SingleView(Patches().pool), ONE: Patches(alpha=1.0)}
     ways |= {f"alpha_{alpha:g}": Patches(alpha=alpha) for alpha in options.alphas if alpha != 1}
     costs = measure(model, timed, ways, options.rounds)
     blocks = f", {options.blocks} + {options.blocks} blocks" if name == SLICE else ""

@@ -90,7 +90,7 @@ def tiny_qwen2_vl(
     std: float = 0.04,
     seed: int = 0,
 ) -> Qwen2VL:
-    """`Qwen2VLForConditionalGeneration` with random weights, about a million parameters.
+    """`Qwen2VLForConditionalGeneration` with random weights, about half a million parameters.
 
     A square image of image_size px has image_size / (2 · patch_size) tokens a side: 128 and 4 give 16×16. Rotary bases
     are small (the stock ones are made for thousands of positions): with 1e6 and a few frequencies M-RoPE's last
@@ -98,19 +98,12 @@ def tiny_qwen2_vl(
     """
     import torch
     from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig, Qwen2VLVisionConfig
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
 
     from maskcap.models.tiny_tokenizer import tiny_tokenizer, token_id
     from maskcap.models.vlm.qwen2_vl import Qwen2VL
 
-    if image_size % (2 * patch_size):
-        raise ConfigError(f"model.image_size={image_size}: take a multiple of 2 · patch_size = {2 * patch_size}")
-    frequencies = hidden_size // heads // 2
-    if hidden_size % (2 * heads) or vit_size % (4 * heads) or frequencies < 3:
-        raise ConfigError(
-            f"model.hidden_size={hidden_size} vit_size={vit_size} heads={heads}: take a hidden_size that is a multiple "
-            "of 2 · heads and at least 6 times them (M-RoPE has three sections), a vit_size that is one of 4 · heads"
-        )
+    _check_tiny_qwen(image_size, patch_size, hidden_size, vit_size, heads)
     tokenizer = tiny_tokenizer(("<|vision_start|>", "<|vision_end|>", QWEN_SLOT, "<|video_pad|>"))
     vision = Qwen2VLVisionConfig(
         depth=vit_layers,
@@ -121,27 +114,9 @@ def tiny_qwen2_vl(
         initializer_range=std,
         rope_parameters={"rope_type": "axial", "rope_theta": 100.0},
     )
-    text = Qwen2VLTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=lm_layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=1024,
-        initializer_range=std,
-        rope_parameters={
-            "rope_type": "default",
-            "rope_theta": 10.0,
-            "mrope_section": [frequencies - 2 * (frequencies // 3), frequencies // 3, frequencies // 3],
-        },
-        bos_token_id=None,
-        eos_token_id=token_id(tokenizer, "<|im_end|>"),
-        pad_token_id=token_id(tokenizer, "<pad>"),
-    )
     config = Qwen2VLConfig(
         vision_config=vision.to_dict(),
-        text_config=text.to_dict(),
+        text_config=_tiny_qwen_text(tokenizer, hidden_size, lm_layers, heads, std).to_dict(),
         image_token_id=token_id(tokenizer, QWEN_SLOT),
         video_token_id=token_id(tokenizer, "<|video_pad|>"),
         vision_start_token_id=token_id(tokenizer, "<|vision_start|>"),
@@ -298,6 +273,43 @@ def pretrained_sam2(
     freeze(model, freeze_patterns)
     train_in_float32(model)
     return Segmenter(model, target_resize, decode_chunk)
+
+
+def _check_tiny_qwen(image_size: int, patch_size: int, hidden_size: int, vit_size: int, heads: int) -> None:
+    if image_size % (2 * patch_size):
+        raise ConfigError(f"model.image_size={image_size}: take a multiple of 2 · patch_size = {2 * patch_size}")
+    if hidden_size % (2 * heads) or vit_size % (4 * heads) or hidden_size < 6 * heads:
+        raise ConfigError(
+            f"model.hidden_size={hidden_size} vit_size={vit_size} heads={heads}: take a hidden_size that is a multiple "
+            "of 2 · heads and at least 6 times them (M-RoPE has three sections), a vit_size that is one of 4 · heads"
+        )
+
+
+def _tiny_qwen_text(tokenizer: Any, hidden_size: int, layers: int, heads: int, std: float) -> Any:
+    """Its language model's configuration; M-RoPE's frequencies are shared out among time, rows and columns."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLTextConfig
+
+    from maskcap.models.tiny_tokenizer import token_id
+
+    frequencies = hidden_size // heads // 2
+    return Qwen2VLTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=4 * hidden_size,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=1024,
+        initializer_range=std,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10.0,
+            "mrope_section": [frequencies - 2 * (frequencies // 3), frequencies // 3, frequencies // 3],
+        },
+        bos_token_id=None,
+        eos_token_id=token_id(tokenizer, "<|im_end|>"),
+        pad_token_id=token_id(tokenizer, "<pad>"),
+    )
 
 
 def _start_positions(embeddings: Any, side: int, scale: float = 4.0) -> None:
