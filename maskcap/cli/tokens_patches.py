@@ -105,12 +105,11 @@ def _settings(checked: CheckedConfig) -> Patches:
         settings = Patches(**{**node, **given})
     else:
         settings = Patches(**{"alpha": None, **given})
-    unused = "alpha" if settings.method == "v1" else "thresholds"
     for argument in arguments:
         name, _, value = argument.removeprefix("vision_tokens.").partition("=")
-        if name == unused and value != "null":
-            uses = "thresholds (vision_tokens=patches vision_tokens.thresholds=[3,2])" if unused == "alpha" else "alpha"
-            raise ConfigError(f"{argument}: method={settings.method} does not use it, but {uses}")
+        if settings.method == "v1" and name == "alpha" and value != "null":
+            uses = "thresholds (vision_tokens=patches vision_tokens.thresholds=[3,2])"
+            raise ConfigError(f"{argument}: method=v1 does not use it, but {uses}")
     return settings
 
 

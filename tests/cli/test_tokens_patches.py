@@ -112,7 +112,7 @@ def test_results_of_an_earlier_call_do_not_stay(run, photo: Path, tmp_path: Path
         (["method=budget", "alpha=.3", "geometry=molmo"], 2, "geometry=molmo is of crops, method=budget of patches"),
         (["vision_tokens=patches", "geometry.crop=224"], 2, "is of crops, vision_tokens=patches of patches"),
         (["vision_tokens=patches", "method=v2", "vision_tokens.method=v2"], 2, "say the same thing"),
-        (["vision_tokens=patches", "vision_tokens.thresholds=[3,2]"], 2, "method=budget does not use it, but alpha"),
+        (["vision_tokens=patches", "vision_tokens.thresholds=[3,2]"], 2, "thresholds are of method v1; budget does"),
         (["method=v1", "vision_tokens.levels=2"], 1, "unknown key 'vision_tokens.levels'"),
         (["vision_tokens=patches", "vision_tokens.levels=0"], 2, "levels=0"),
         (["method=v1", "resize.max_pixels=700"], 2, "max_pixels=700"),
