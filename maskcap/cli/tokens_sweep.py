@@ -141,6 +141,9 @@ def _configurations(config: DictConfig) -> tuple[CheckedConfig, CheckedConfig, D
     require_values(config)
     checkpoint, trained = checkpoint_and_config(config.checkpoint, config.paths.runs)
     overrides = HydraConfig.get().overrides.task
+    beside = [each for each in overrides if each.lstrip("+~").startswith("vision_tokens")]
+    if config.alphas and beside:
+        raise ConfigError(f"{beside[0]} beside alphas: these are of the checkpoint's own patches, or of method budget")
     tiling = tiling_of(trained, config, overrides)
     own = check_config(OmegaConf.create({key: config[key] for key in _OWN} | {"vision_tokens": tiling}), SWEEP_SCHEMA)
     _check_own(own)

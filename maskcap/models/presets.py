@@ -276,6 +276,8 @@ def pretrained_sam2(
 
 
 def _check_tiny_qwen(image_size: int, patch_size: int, hidden_size: int, vit_size: int, heads: int) -> None:
+    if min(image_size, patch_size, hidden_size, vit_size, heads) < 1:
+        raise ConfigError("model: image_size, patch_size, hidden_size, vit_size and heads are at least 1")
     if image_size % (2 * patch_size):
         raise ConfigError(f"model.image_size={image_size}: take a multiple of 2 · patch_size = {2 * patch_size}")
     if hidden_size % (2 * heads) or vit_size % (4 * heads) or hidden_size < 6 * heads:

@@ -73,9 +73,9 @@ def fine_cells(rows: int, columns: int) -> np.ndarray:
 
 
 def cell_map(cells: np.ndarray) -> np.ndarray:
-    """int64 (rows, columns): of each base cell, the number of the cell of a partition int64 (T, 3) that covers it."""
+    """int64 (rows, columns): of each base cell, the number of that of int64 (T, 3) that covers it; -1 for none."""
     rows, columns = (cells[:, :2] + 2 ** cells[:, 2:]).max(axis=0)
-    found = np.empty((rows, columns), dtype=np.int64)
+    found = np.full((rows, columns), -1)
     for level in np.unique(cells[:, 2]):
         (numbers,) = np.nonzero(cells[:, 2] == level)
         inside = np.arange(2**level)

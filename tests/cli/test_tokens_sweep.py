@@ -157,6 +157,7 @@ def test_a_target_holds_for_the_baseline_while_its_table_is_there(
         (["crops=[0]", "vision_tokens.margins=[2,2]"], "max_crops=0: take at least 1"),
         (["crops=[1]", "new_tokens=1"], "new_tokens=1: needs at least 2"),
         (["crops=[1]", "vision_tokens=single"], "leave vision_tokens=tiling"),
+        (["alphas=[.5]", "vision_tokens=patches", "vision_tokens.method=v2"], "vision_tokens=patches beside alphas"),
         (["alphas=[.5]"], "vision_tokens=patches does not go with InternVL"),
     ],
 )

@@ -63,11 +63,12 @@ class AdaptiveQwen2VLImageProcessor(Qwen2VLImageProcessorPil):
         """`Selection.info` of each image of the last call, empty where selection was off; never saved."""
 
     def preprocess(self, images: Any, **kwargs: Any) -> BatchFeature:
-        """As stock, with the keys of `AdaptiveImagesKwargs`. Raises ConfigError also for a call's alpha without a
-        method, of the call or of the processor: nothing would read it."""
+        """As stock, with the keys of `AdaptiveImagesKwargs`. Raises ConfigError also for a call's alpha or thresholds
+        without a method, of the call or of the processor: nothing would read them."""
         method = kwargs.get("patch_selection_method", self.patch_selection_method)
-        if kwargs.get("alpha") is not None and method is None:
-            raise ConfigError(f"alpha={kwargs['alpha']} without a method: give patch_selection_method='budget' or 'v2'")
+        for name in ("alpha", "patch_thresholds"):
+            if kwargs.get(name) is not None and method is None:
+                raise ConfigError(f"{name}={kwargs[name]} without a patch_selection_method: budget, v1 or v2")
         return super().preprocess(images, **kwargs)
 
     def _preprocess(self, images: list[np.ndarray], **kwargs: Any) -> BatchFeature:  # type: ignore[override]

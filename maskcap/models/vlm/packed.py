@@ -27,9 +27,9 @@ INSTEAD = "call maskcap.models.vlm.packed.forward_inputs or generate_packed, whi
 def forward_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """The processor's output → keyword arguments of `model.forward`, selection on or off.
 
-    model: stock `Qwen2VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`. inputs: tensors, on any
-    device: input_ids (N, L), attention_mask (N, L; all ones where there is none), pixel_values [ΣK · m², P],
-    image_grid_thw (n, 3), with selection on image_cells (ΣK, 3) and image_num_cells (n); more is handed on as it is.
+    model: stock `Qwen2VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`, also as peft wraps them.
+    inputs: tensors, on any device: input_ids (N, L), attention_mask (N, L; all ones where there is none), pixel_values
+    [ΣK · m², P], image_grid_thw (n, 3), with selection on image_cells (ΣK, 3) and image_num_cells (n); more goes on.
     Rows may be padded on either side, hold several images or none. Without any image the inputs come back as they are.
 
     Returned beside them: image_grid_thw (n, 3) of 1 × K blocks, image_position_ids float32 (ΣK · m², 2) in patches,
@@ -44,6 +44,9 @@ def forward_inputs(model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     cells, counts = given.pop("image_cells", None), given.pop("image_num_cells", None)
     if given.get("pixel_values") is None:
         return given
+    for name in ("input_ids", "attention_mask"):
+        if given.get(name) is not None and given[name].ndim != 2:
+            raise ConfigError(f"{name} of shape {tuple(given[name].shape)}: expected (rows, length)")
     given.pop("mm_token_type_ids", None)  # the stock model finds positions with it; they are given here
     merge = int(model.config.vision_config.spatial_merge_size)
     images = packed_images(given["image_grid_thw"], cells, counts, merge)
@@ -68,7 +71,8 @@ def generate_packed(model: Any, inputs: Mapping[str, Any], **options: Any) -> An
     """
     given = forward_inputs(model, inputs)
     _check_prompt(model.config.image_token_id, given)
-    deltas = model.model.rope_deltas
+    inner = _unwrapped(model).model
+    deltas = inner.rope_deltas
     try:
         if given.get("pixel_values") is None:
             return model.generate(**given, **options)
@@ -78,7 +82,7 @@ def generate_packed(model: Any, inputs: Mapping[str, Any], **options: Any) -> An
         given.setdefault("attention_mask", torch.ones_like(given["input_ids"]))
         return model.generate(**given, mm_encoder_outputs={"image": features}, **options)
     finally:
-        model.model.rope_deltas = deltas
+        inner.rope_deltas = deltas
 
 
 def guard_packed_grids(model: Any) -> None:
@@ -90,7 +94,8 @@ def guard_packed_grids(model: Any) -> None:
     position_ids. Raises ConfigError for another kind of model.
     """
     _check_model(model)
-    for module, guard in ((model, _guard_model), (model.model, _guard_model), (model.model.visual, _guard_tower)):
+    whole = _unwrapped(model)
+    for module, guard in ((whole, _guard_model), (whole.model, _guard_model), (whole.model.visual, _guard_tower)):
         if guard not in module._forward_pre_hooks.values():
             module.register_forward_pre_hook(guard, with_kwargs=True)
 
@@ -125,6 +130,11 @@ def _refuse_strips(grid_thw: torch.Tensor | None, merge: int) -> None:
             )
 
 
+def _unwrapped(model: Any) -> Any:
+    """The library's own model, of one that peft wraps."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def _check_model(model: Any) -> None:
     found = getattr(getattr(model, "config", None), "model_type", None)
     if found not in MODEL_TYPES:
@@ -142,9 +152,6 @@ def _check_inputs(model: Any, given: dict[str, Any]) -> None:
     for name in ("input_ids", "pixel_values", "image_grid_thw", "image_cells", "image_num_cells", "attention_mask"):
         if given.get(name) is not None and not isinstance(given[name], torch.Tensor):
             raise ConfigError(f"{name} is a {type(given[name]).__name__}: call the processor with return_tensors='pt'")
-    for name in ("input_ids", "attention_mask"):
-        if given.get(name) is not None and given[name].ndim != 2:
-            raise ConfigError(f"{name} of shape {tuple(given[name].shape)}: expected (rows, length)")
     if "input_ids" not in given or (given.get("pixel_values") is None) != (given.get("image_grid_thw") is None):
         raise ConfigError("inputs need input_ids, and pixel_values and image_grid_thw together or neither")
 

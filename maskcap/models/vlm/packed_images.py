@@ -14,7 +14,7 @@ import torch
 
 from maskcap.errors import ConfigError
 from maskcap.models.vlm.cell_positions import mrope_positions, vision_positions, windows
-from maskcap.vision_tokens.layout import fine_cells
+from maskcap.vision_tokens.layout import cell_map, fine_cells
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,16 @@ def packed_images(
         raise ConfigError(f"{len(cells)} image_cells, image_num_cells of {len(ends)} images, {len(grids)} grids")
     parts = np.split(cells.cpu().numpy(), ends[:-1])
     for number, (part, (rows, columns)) in enumerate(zip(parts, grids, strict=True)):
-        beyond = (part[:, :2] + 2 ** part[:, 2:] > [rows, columns]).any() or part.min(initial=0) < 0
-        if beyond or (4 ** part[:, 2]).sum() != rows * columns:
+        if not _is_partition(part, rows, columns):
             raise ConfigError(f"image_cells of image {number} are no partition of its {rows} × {columns} blocks")
     return [PackedImage(part, max(grid)) for part, grid in zip(parts, grids, strict=True)]
+
+
+def _is_partition(cells: np.ndarray, rows: int, columns: int) -> bool:
+    """Whether every block lies in just one cell: cells of as many blocks that leave none out do not overlap."""
+    if not len(cells) or cells.min() < 0 or (cells[:, :2] + 2 ** cells[:, 2:] > [rows, columns]).any():
+        return False
+    return (4 ** cells[:, 2]).sum() == rows * columns == (cell_map(cells) >= 0).sum()
 
 
 def tower_inputs(cells: Sequence[np.ndarray], vision_config: Any) -> dict[str, torch.Tensor]:

@@ -43,7 +43,7 @@ class Qwen2VL(HuggingFaceVLM):
     model: `Qwen2VLForConditionalGeneration` or `Qwen2_5_VLForConditionalGeneration`. tokenizer: its own; missing
     special tokens are added and the embeddings grow with them. min_pixels, max_pixels: an image is resized to sides
     that are multiples of a block and to an area between them, as the stock processor does. Raises ConfigError for
-    limits that no square of blocks meets.
+    limits that contradict, or allow less than a block.
     """
 
     mrope = True
@@ -61,12 +61,6 @@ class Qwen2VL(HuggingFaceVLM):
     ) -> None:
         super().__init__(model, tokenizer, conversation or qwen_conversation(), antialias)
         self.resize = BlockResize(self.block, min_pixels, max_pixels)
-        side = self.image_size
-        if self.resize.size(side, side) != (side, side):
-            raise ConfigError(
-                f"model.min_pixels={min_pixels} model.max_pixels={max_pixels}: no square of {self.block} px blocks has "
-                f"so many pixels; {side}² = {side**2} are too few"
-            )
         guard_packed_grids(model)
 
     @property
@@ -126,7 +120,13 @@ class Qwen2VL(HuggingFaceVLM):
         return self.model.model.get_image_features(pixel_values=blocks, return_dict=True, **given).pooler_output
 
     def geometry(self, margins: tuple[int, int]) -> Geometry:
-        """Of crops of image_size px; a token is one merge block."""
+        """Of crops of image_size px; a token is a merge block. Raises ConfigError where no square meets the limits."""
+        side, limits = self.image_size, self.resize
+        if limits.size(side, side) != (side, side):
+            raise ConfigError(
+                f"model.min_pixels={limits.min_pixels} model.max_pixels={limits.max_pixels}: crops are squares of "
+                f"{self.block} px blocks, and none has so many pixels; {side}² = {side**2} are too few"
+            )
         config = self.model.config.vision_config
         return Geometry(self.image_size, config.patch_size, margins, config.spatial_merge_size)
 

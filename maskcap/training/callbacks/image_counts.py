@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -13,7 +13,7 @@ import torch.distributed as dist
 from maskcap.data.batch import Batch
 
 
-class ImageCounts(pl.Callback):
+class ImageCounts(ABC, pl.Callback):
     """Counts something of each image of a validation and of a fit, and has a line for the log at the end of either.
 
     The images of all ranks, those that only fill a batch left out; a fit's are those seen since it was started or
@@ -25,9 +25,12 @@ class ImageCounts(pl.Callback):
         self._validation: Counter[Any] = Counter()
 
     @abstractmethod
+    def applies(self, module: Any) -> bool:
+        """Whether there is anything to count; the same on every rank."""
+
+    @abstractmethod
     def of_images(self, module: Any, batch: Batch) -> Iterable[Hashable]:
-        """What is counted of each of the batch's images, those that only fill it among them; nothing where there is
-        nothing to count."""
+        """What is counted of each of the batch's images, those that only fill it among them."""
 
     @abstractmethod
     def say(self, what: str, counted: Counter[Any], module: Any) -> None:
@@ -69,12 +72,14 @@ class ImageCounts(pl.Callback):
         self._say("training", self._fit, trainer, pl_module)
 
     def _count(self, counted: Counter[Any], module: Any, batch: Any) -> None:
-        if isinstance(batch, Batch):
+        if self.applies(module) and isinstance(batch, Batch):
             found = enumerate(self.of_images(module, batch))
             counted.update(each for image, each in found if not batch.is_padding(image))
 
     def _say(self, what: str, counted: Counter[Any], trainer: pl.Trainer, module: Any) -> None:
         """Every rank calls it: the counts of all are summed up."""
+        if not self.applies(module):
+            return
         whole = counted
         if dist.is_available() and dist.is_initialized():
             parts: list[Any] = [None] * dist.get_world_size()

@@ -21,20 +21,17 @@ class PatchTokens(ImageCounts):
     all. Without `vision_tokens=patches`, and where no image was encoded for the language model, it says nothing.
     """
 
+    def applies(self, module: Any) -> bool:
+        """With patches."""
+        return isinstance(getattr(getattr(module, "model", None), "vision_tokens", None), Patches)
+
     def of_images(self, module: Any, batch: Batch) -> Iterable[tuple[int, int]]:
         """Each image's tokens, and those of its whole grid."""
-        return [] if _patches(module) is None else module.last_tokens
+        return module.last_tokens
 
     def say(self, what: str, counted: Counted, module: Any) -> None:
         """The line."""
-        settings = _patches(module)
-        assert settings is not None
-        log.info("%s", summary(what, counted, settings))
-
-
-def _patches(module: Any) -> Patches | None:
-    settings = getattr(getattr(module, "model", None), "vision_tokens", None)
-    return settings if isinstance(settings, Patches) else None
+        log.info("%s", summary(what, counted, module.model.vision_tokens))
 
 
 def summary(what: str, counted: Counted, settings: Patches) -> str:

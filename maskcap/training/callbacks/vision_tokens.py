@@ -41,16 +41,17 @@ class VisionTokens(ImageCounts):
         super().on_validation_start(trainer, pl_module)
         self._compare_device(pl_module)
 
+    def applies(self, module: Any) -> bool:
+        """With crops."""
+        return _rule(module) is not None
+
     def of_images(self, module: Any, batch: Batch) -> Iterable[tuple[tuple[int, int], FloorState]]:
         """Each image's tiling, and how it stands to the floor."""
-        rule = _rule(module)
-        return [] if rule is None else [rule.decide(*size) for size in batch.sizes]
+        return [module.model.tiling_rule.decide(*size) for size in batch.sizes]
 
     def say(self, what: str, counted: Taken, module: Any) -> None:
         """The line."""
-        rule = _rule(module)
-        assert rule is not None
-        log.info("%s", summary(what, counted, rule, module.model.vision_tokens.global_view))
+        log.info("%s", summary(what, counted, module.model.tiling_rule, module.model.vision_tokens.global_view))
 
     def _compare_device(self, module: pl.LightningModule) -> None:
         rule = _rule(module)

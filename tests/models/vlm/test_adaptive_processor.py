@@ -282,8 +282,9 @@ def test_counts_without_an_image(stock: StockProcessor, qwen_processor: Adaptive
 
 
 def test_an_alpha_that_nothing_reads_is_an_error(qwen_processor: AdaptiveQwen2VLProcessor, draw: Draw) -> None:
-    with pytest.raises(ConfigError, match="alpha=0.3 without a method: give patch_selection_method"):
-        qwen_processor.image_processor([draw(112, 112)], alpha=0.3)
+    for given in ({"alpha": 0.3}, {"patch_thresholds": [3.0, 2.0]}):
+        with pytest.raises(ConfigError, match="without a patch_selection_method"):
+            qwen_processor.image_processor([draw(112, 112)], **given)
     qwen_processor.image_processor.patch_selection_method = "budget"
     assert qwen_processor.image_processor([draw(112, 112)], alpha=0.3)["image_num_cells"].tolist() == [4]
 

@@ -322,5 +322,27 @@ def test_cells_of_another_grid_are_refused(qwen2_vl: Any, process: Process) -> N
         moved = {**inputs, "image_cells": inputs["image_cells"] + torch.tensor([change, 0, 0])}
         with pytest.raises(ConfigError, match="image 0 are no partition of its 10 × 14 blocks"):
             forward_inputs(qwen2_vl, moved)
+    twice = inputs["image_cells"].clone()
+    coarse = int(twice[:, 2].argmax())
+    fine = (twice[:, 2] == 0).nonzero().flatten()
+    twice[fine[0]] = twice[fine[1]]
+    assert twice[coarse, 2] > 0
+    for cells in (twice, inputs["image_cells"] - torch.tensor([0, 0, 1])):
+        with pytest.raises(ConfigError, match="are no partition"):
+            forward_inputs(qwen2_vl, {**inputs, "image_cells": cells})
     with pytest.raises(ConfigError, match=r"attention_mask of shape \(1, 1, 4, 4\): expected"):
         forward_inputs(qwen2_vl, {**inputs, "attention_mask": torch.ones(1, 1, 4, 4)})
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft asks for it
+def test_a_model_that_peft_wraps(qwen: Any, process: Process) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    inputs = process((1,), BUDGET)
+    with torch.no_grad():
+        expected = qwen(**forward_inputs(qwen, inputs)).logits
+    ids = generate_packed(qwen, inputs, **GREEDY)
+    wrapped = get_peft_model(qwen, LoraConfig(r=2, target_modules=["q_proj"])).eval()  # starts as the same model
+    with torch.no_grad():
+        torch.testing.assert_close(wrapped(**forward_inputs(wrapped, inputs)).logits, expected)
+    assert torch.equal(generate_packed(wrapped, inputs, **GREEDY), ids)

@@ -94,7 +94,8 @@ def test_masks_do_not_depend_on_the_other_images(vlm: Qwen2VL, draw: Draw) -> No
     segmenter = tiny_sam2(image_size=64, hidden_size=64, width=8, mlp_dim=64)
     model = MaskCaptionModel(vlm, segmenter, grounding=True).eval()
     image1, sizes = image1_of(draw(140, 140), draw(140, 140, 1)), [(140, 140), (112, 224)]
-    for settings in (SingleView(), Patches(alpha=0.4)):
+    crops = Tiling(max_crops=2, margins=(2, 2), global_view=False)
+    for settings in (SingleView(), Patches(alpha=0.4), crops):
         model.set_vision_tokens(settings)
         both = model.segment(image1, ["red circle", "blue"], sizes=sizes)
         for n in range(2):
@@ -197,8 +198,10 @@ def test_crops_are_grids_one_after_the_other(vlm: Qwen2VL, draw: Draw) -> None:
 def test_settings_that_do_not_fit_are_refused(qwen2_vl: Any, qwen_tokenizer: Any, tiny_model: MaskCaptionModel) -> None:
     with pytest.raises(ConfigError, match="less than one cell"):
         Qwen2VL(qwen2_vl, qwen_tokenizer, max_pixels=700, min_pixels=1)
+    fixed = Qwen2VL(qwen2_vl, qwen_tokenizer, min_pixels=8 * 784, max_pixels=8 * 784)
+    assert fixed.encode_image(torch.randn(1, 3, 64, 64), [(400, 800)]).counts == [8]
     with pytest.raises(ConfigError, match="56² = 3136 are too few"):
-        Qwen2VL(qwen2_vl, qwen_tokenizer, min_pixels=5 * 784, max_pixels=8 * 784)
+        fixed.geometry((0, 0))
     with pytest.raises(ConfigError, match="InternVL, which has one grid for all images: use model=qwen2_vl"):
         tiny_model.set_vision_tokens(Patches())
     with pytest.raises(ConfigError, match="alpha"):

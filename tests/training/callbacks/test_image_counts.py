@@ -1,0 +1,60 @@
+"""Counts of several ranks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+from maskcap.data.batch import Batch
+from maskcap.training.callbacks.image_counts import ImageCounts
+
+
+class Keys(ImageCounts):
+    """Counts the images' sizes; keeps what it would log."""
+
+    def __init__(self, on: bool = True) -> None:
+        super().__init__()
+        self.on = on
+        self.said: list[tuple[str, dict]] = []
+
+    def applies(self, module: Any) -> bool:
+        return self.on
+
+    def of_images(self, module: Any, batch: Batch) -> list[tuple[int, int]]:
+        return batch.sizes
+
+    def say(self, what: str, counted: Counter[Any], module: Any) -> None:
+        self.said.append((what, dict(counted)))
+
+
+class Trainer:
+    """What the callback asks of a trainer."""
+
+    sanity_checking = False
+    is_global_zero = True
+
+
+def test_the_counts_of_all_ranks_are_summed_up(tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gather(parts: list[Any], own: Any) -> None:
+        parts[:] = [own, Counter({(64, 64): 5, (8, 8): 1}), Counter()]
+
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    counts = Keys()
+    counts.on_train_batch_end(Trainer(), object(), None, tiny_batch, 0)  # type: ignore[arg-type]
+    counts.on_train_end(Trainer(), object())  # type: ignore[arg-type]
+    counts.on_validation_end(Trainer(), object())  # type: ignore[arg-type]
+    others = {(64, 64): 5, (8, 8): 1}
+    assert counts.said == [("training", {(64, 64): 7, (8, 8): 1}), ("validation", others)]
+
+
+def test_what_does_not_apply_asks_no_rank(tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "is_initialized", lambda: pytest.fail("no collective is needed"))
+    counts = Keys(on=False)
+    counts.on_validation_batch_end(Trainer(), object(), None, tiny_batch, 0)  # type: ignore[arg-type]
+    counts.on_validation_end(Trainer(), object())  # type: ignore[arg-type]
+    assert counts.said == []
