@@ -14,7 +14,6 @@ on a CPU in a run of its own under its profiler. What libraries take past torch'
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +23,7 @@ import torch
 
 from benchmarks.prefill_cost import OFF, ONE, Photos, cost_table, draw_photos, fit, measure, ratios
 from benchmarks.qwen2_vl_shape import NAMES, SLICE, WHOLE, build_qwen2_vl
-from benchmarks.timing import table
+from benchmarks.timing import finish, table
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.vlm.patch_pixels import choose_cells
 from maskcap.vision_tokens.settings import Patches, SingleView, VisionTokens
@@ -43,10 +42,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         ending = "" if (name, device) == (SLICE, "cpu") else f"_{name}_{device}"
         found = _measure_model(name, device, options)
         figures |= {f"{figure}{ending}": value for figure, value in found.items()}
-    print("\n" + "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items()))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+    return finish(figures, options.json)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

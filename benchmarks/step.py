@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from benchmarks.head import head_ratios, head_table, measure_head
 from benchmarks.regions import draw_batch
 from benchmarks.shapes import NAMES, Trained, build_model
 from benchmarks.step_cost import NONE, RECIPE, TREE, StepCost, Stepper, cost_table, measure, ratios
-from benchmarks.timing import table
+from benchmarks.timing import finish, table
 from benchmarks.trainer_overhead import FIT, LOOP, measure_overhead
 from maskcap.data.batch import Batch
 from maskcap.training.flops import UnitFlops, step_flops, unit_flops
@@ -72,10 +71,7 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
             print(f"\nthe head on {device}\n\n" + head_table(costs))
             ending = "" if device == "cpu" else f"_{device}"
             figures |= {f"{name}{ending}": ratio for name, ratio in head_ratios(costs).items()}
-    print("\n" + "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items()))
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return figures
+    return finish(figures, options.json)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

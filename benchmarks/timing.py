@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 
@@ -61,3 +63,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         return f"| {' | '.join(cells)} |"
 
     return "\n".join(write(line) for line in (lines[0], rule, *lines[1:]))
+
+
+def finish(figures: dict[str, float], file: Path | None) -> dict[str, float]:
+    """Print a benchmark's figures on one line and write them to `file`, if there is one, as flat JSON; returns them."""
+    print("\n" + "  ".join(f"{name} {figure:.3g}" for name, figure in figures.items()))
+    if file is not None:
+        file.write_text(json.dumps(figures, indent=2) + "\n")
+    return figures

@@ -41,7 +41,6 @@ class EncodedImages:
         """The language model's image tokens."""
         tokens = self.model.encode_image(self.image1, self.sizes)
         self.work.vlm_images += sum(self.model.vlm.views(layout) for layout in tokens.layouts)  # type: ignore[operator]
-        self.work.image_tokens += sum(tokens.counts)
         return tokens
 
     @property

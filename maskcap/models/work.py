@@ -10,14 +10,13 @@ class Work:
     """Counted while a step is laid out; nothing is read from the device. What throughput and FLOPs are worked out from.
 
     vlm_images, sam_images: images through the vision tower (a share of one where patches were selected), through SAM2's
-    encoder. image_tokens: tokens that stand for these images. tokens: real tokens that the language model read; slots:
-    the same with padding (rows × their length); pairs: (query, key) pairs that the attention mask allows. answers:
-    tokens whose vocabulary logits were computed. masks: regions decoded by SAM2.
+    encoder. tokens: real tokens that the language model read; slots: the same with padding (rows × their length);
+    pairs: (query, key) pairs that the attention mask allows. answers: tokens whose vocabulary logits were computed.
+    masks: regions decoded by SAM2.
     """
 
     vlm_images: float = 0
     sam_images: int = 0
-    image_tokens: int = 0
     tokens: int = 0
     slots: int = 0
     pairs: int = 0
