@@ -188,7 +188,8 @@ def _check_alike(samples: Sequence[Sample]) -> None:
             pair, single = (first, sample) if first.image2 is not None else (sample, first)
             raise DataError(
                 f"{pair.key} is a pair of frames and {single.key} a single image: one batch holds only one kind; "
-                "mix sources of the same kind, or read the video source with pairs=False"
+                "mix sources of the same kind: read the video source with pairs=False, or make the single images "
+                "pairs of themselves with maskcap.data.rewritten.still_pairs"
             )
         if sample.image1.shape != first.image1.shape:
             raise DataError(

@@ -18,8 +18,10 @@ class TrainBatches:
 
     Global batch g of an epoch holds positions g·size … of its order, whatever the ranks and workers, where size =
     batch_size × world. It is dealt out so that the ranks' texts are about equally long (a sample whose length is not
-    known without reading it counts as a usual one), or in turns where all are alike. The last, incomplete one is dealt
-    out too unless `drop_last`: a rank that gets nothing of it gets its first sample again, so that every rank steps;
+    known without reading it counts as a usual one), or in turns where all are alike. With the mixture's `spread` that
+    is done source by source: each rank's number of samples of a source is the global batch's, divided by the ranks and
+    rounded down or up (so with one sample a rank, each rank has one source). The last, incomplete one is dealt out too
+    unless `drop_last`: a rank that gets nothing of it gets its first sample again, so that every rank steps;
     `is_padding` tells.
     """
 
@@ -68,7 +70,8 @@ class TrainBatches:
         known = [cost for cost in costs if cost is not None]
         usual = sum(known) / len(known) if known else 1.0
         filled = [usual if cost is None else cost for cost in costs]
-        return [positions[i] for i in balance(filled, self.world)[self.rank]]
+        groups = [int(order_N2[i, 0]) for i in positions] if self.mixture.spread else None
+        return [positions[i] for i in balance(filled, self.world, groups)[self.rank]]
 
     def _cost(self, source: int, index: int) -> float | None:
         """Characters that the sample's sequence is expected to take, or None."""
@@ -80,17 +83,26 @@ class TrainBatches:
         return drawn * (REGION_COST + characters / max(regions, 1))
 
 
-def balance(costs: Sequence[float], ranks: int) -> list[list[int]]:
+def balance(costs: Sequence[float], ranks: int, groups: Sequence[int] | None = None) -> list[list[int]]:
     """Deal out items to ranks so that the sums of costs are about equal and the counts differ by one at most.
 
     The costliest first, each to the rank with the least so far (Graham's LPT rule, with equal counts); equal costs are
-    dealt out in turns, 0, 1, 2, … Returns each rank's item numbers, ascending. A function of its arguments alone.
+    dealt out in turns, 0, 1, 2, … With `groups`, the number of each item's group, one group is dealt out after the
+    other, and the ranks' counts of each group differ by one at most too. Returns each rank's item numbers, ascending.
+    A function of its arguments alone.
     """
-    room = [len(range(rank, len(costs), ranks)) for rank in range(ranks)]
+    groups = [0] * len(costs) if groups is None else groups
     dealt: list[list[int]] = [[] for _ in range(ranks)]
     sums = [0.0] * ranks
-    for item in sorted(range(len(costs)), key=lambda i: (-costs[i], i)):
-        rank = min((r for r in range(ranks) if len(dealt[r]) < room[r]), key=lambda r: (sums[r], len(dealt[r]), r))
-        dealt[rank].append(item)
-        sums[rank] += costs[item]
+    done = 0
+    for group in sorted(set(groups)):
+        items = [i for i, its_group in enumerate(groups) if its_group == group]
+        # As many as each rank gets when all items, group after group, are dealt out in turns.
+        room = [len(range((rank - done) % ranks, len(items), ranks)) for rank in range(ranks)]
+        done += len(items)
+        for item in sorted(items, key=lambda i: (-costs[i], i)):
+            rank = min((r for r in range(ranks) if room[r]), key=lambda r: (sums[r], len(dealt[r]), r))
+            dealt[rank].append(item)
+            sums[rank] += costs[item]
+            room[rank] -= 1
     return [sorted(items) for items in dealt]

@@ -44,6 +44,9 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
     samples_per_epoch: of all ranks; None: the sum of the training sources' lengths, or what `repeats` say. Sources
                        share it by weight, repeats or `temperature` (see `maskcap.data.entries.shares`).
     shuffle_window:    for sources in tar shards: shuffle so many shards at a time (see Mixture); None: everything.
+    spread:            interleave the training sources as evenly as their shares allow instead of at random, so that
+                       every batch holds its share of each to within one or so (see Mixture); with several ranks each
+                       rank's batch too.
     drop_last:         leave out an epoch's last samples where they fill no batch of all ranks.
     prefetch:          batches that each worker makes ahead.
     on_bad_sample, max_bad_fraction: see BadSamplePolicy. bad_samples_file: where skipped ones are listed; None:
@@ -84,6 +87,7 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         pin_memory: bool | None = None,
         temperature: float | None = None,
         shuffle_window: int | None = None,
+        spread: bool = False,
         drop_last: bool = False,
         prefetch: int = 2,
         on_bad_sample: OnBadSample = "raise",
@@ -108,13 +112,14 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         self._eval_samples = SampleOptions(
             image_size, val_regions_per_image, val_caption_choice or caption_choice, val_phrase_choice or phrase_choice
         )
+        self.image_size = image_size
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.samples_per_epoch = samples_per_epoch
         self.pin_memory = torch.cuda.is_available() if pin_memory is None else pin_memory
-        self.temperature, self.shuffle_window = temperature, shuffle_window
+        self.temperature, self.shuffle_window, self.spread = temperature, shuffle_window, spread
         self.drop_last, self.prefetch = drop_last, prefetch
         self._policy = BadSamplePolicy(on_bad_sample, max_bad_fraction)
         self._bad_samples_file = None if bad_samples_file is None else Path(bad_samples_file)
@@ -181,7 +186,8 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         blocks = {name: found for name, source in sources.items() if (found := blocks_of(source)) is not None}
         if self.shuffle_window is not None and not blocks:
             logger.warning("data.shuffle_window=%d has no effect: no source lies in shards", self.shuffle_window)
-        mixture = Mixture(lengths, weights, self.seed, self.samples_per_epoch or whole, blocks, self.shuffle_window)
+        samples = self.samples_per_epoch or whole
+        mixture = Mixture(lengths, weights, self.seed, samples, blocks, self.shuffle_window, self.spread)
         overfit = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
         loader = TrainLoader(
             list(sources.values()),

@@ -137,7 +137,7 @@ class TrainLoader:
         Raises CheckpointError when that is inside an epoch and the order or the global batch size has changed.
         """
         size, samples = self._batches.global_size, int(state_dict["samples"])
-        now, then = self._order_facts(), dict(state_dict["order"])
+        now, then = self._order_facts(), {"spread": False} | dict(state_dict["order"])
         inside = 0 < samples < min(len(self) * size, self._batches.mixture.samples_per_epoch)
         changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
         if inside and changed:
@@ -163,6 +163,7 @@ class TrainLoader:
             "sources": {name: [mixture.lengths[name], float(mixture.weights[name])] for name in mixture.lengths},
             "reshuffle": self._reshuffle,
             "shuffle_window": window,
+            "spread": mixture.spread,
             # A long list of shards, in short; without a window they decide nothing.
             "shards": 0 if window is None else zlib.crc32(repr(sorted(mixture.blocks.items())).encode()),
         }

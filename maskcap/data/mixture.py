@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from maskcap.data.spread import spread_evenly
 from maskcap.errors import ConfigError, DataError
 
 logger = logging.getLogger(__name__)
@@ -33,12 +34,16 @@ class Mixture:
     """Named sources with their lengths (records) and weights (shares of an epoch on any scale; 0: left out).
 
     Each source has an endless stream of shuffled passes over its records; an epoch takes the next `quota` of each and
-    interleaves them at random. So nothing repeats before its source is used up, over epochs too, and with one source
-    and `samples_per_epoch` its length an epoch is exactly one pass.
+    interleaves them, at random or evenly (`spread`). So nothing repeats before its source is used up, over epochs too,
+    and with one source and `samples_per_epoch` its length an epoch is exactly one pass.
 
     blocks: for sources that lie in shards, the records of each shard in order. shuffle_window: None shuffles a whole
     source; n shuffles its shards, and the records of each n shards that follow each other among themselves, so that
     disks and networks are read n shards at a time. Both are part of the order.
+
+    spread: interleave the sources as evenly as their quotas allow, from a place in the pattern that is drawn for each
+    epoch. Of k sources with quotas above 0, any n consecutive draws then hold each one's share of n to within
+    2 - 1 / (k - 1): to within 1 for two sources (see `spread_evenly`). What is drawn of each source stays the same.
     """
 
     lengths: Mapping[str, int]
@@ -47,6 +52,7 @@ class Mixture:
     samples_per_epoch: int
     blocks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     shuffle_window: int | None = None
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -85,8 +91,13 @@ class Mixture:
     def epoch_order(self, epoch: int) -> np.ndarray:
         """int64 (samples_per_epoch, 2): the number of the source and the index of the record, in order."""
         quotas = self.quotas()
-        sources = np.repeat(np.arange(len(quotas)), quotas)
-        np.random.default_rng([self.seed, epoch, 0, _INTERLEAVE]).shuffle(sources)
+        rng = np.random.default_rng([self.seed, epoch, 0, _INTERLEAVE])
+        if self.spread:
+            # Rolled, so that no source has the first place of every batch: the pattern closes, nothing is lost.
+            sources = np.roll(spread_evenly(tuple(quotas)), rng.integers(self.samples_per_epoch))
+        else:
+            sources = np.repeat(np.arange(len(quotas)), quotas)
+            rng.shuffle(sources)
         indices = np.empty_like(sources)
         for number, (name, quota) in enumerate(zip(self.lengths, quotas, strict=True)):
             indices[sources == number] = self._stream(name, epoch * quota, quota)

@@ -34,7 +34,7 @@ class Sample:
                 "first"), `()` for a region that has none; evaluation scores them all.
     region_ids: the K region ids, in the record's order.
     size:       height and width of the original image1, pixels.
-    image2, mask2: the same regions in the other frame; pairs only.
+    image2, mask2: the same regions in the other frame; pairs only. Of a still paired with itself: image1 and mask1.
     source:     first part of `key`.
     tiny_regions: how many of the masks fell between the S × S pixels and were kept as one pixel (see `shrink_mask`).
     """
@@ -89,13 +89,16 @@ def make_sample(
     has_text = any(region.captions for region in record.regions1)
 
     mask1, tiny_regions = _mask_tensor(record.image1, regions, record.key, image_size)
+    image1 = _image_tensor(record.image1, record.key, image_size)
     image2 = mask2 = None
-    if record.image2 is not None and record.regions2 is not None:
+    if record.image2 == record.image1 and record.regions2 is record.regions1:  # a still as a pair: nothing to read
+        image2, mask2 = image1, mask1
+    elif record.image2 is not None and record.regions2 is not None:
         image2 = _image_tensor(record.image2, record.key, image_size)
         mask2, more = _mask_tensor(record.image2, [record.regions2[i] for i in drawn], record.key, image_size)
         tiny_regions += more
     return Sample(
-        image1=_image_tensor(record.image1, record.key, image_size),
+        image1=image1,
         mask1=mask1,
         caption=[text.caption for text in texts] if has_text else None,
         phrase=[text.phrase for text in texts] if has_text else None,

@@ -105,3 +105,53 @@ def test_balanced_ranks_wait_less_for_each_other():
 def test_the_cost_counts_the_regions_that_are_drawn():
     batches = TrainBatches(mixture(2), 1, 0, 2, sources=[Sized([(8, 800), None])], regions_per_image=2)
     assert batches._cost(0, 0) == 2 * (REGION_COST + 100) and batches._cost(0, 1) is None
+
+
+def two_sources(samples: int, weights: tuple[float, float], *, spread: bool = True) -> Mixture:
+    lengths = {"a": samples, "b": samples}
+    return Mixture(lengths, dict(zip(lengths, weights, strict=True)), 7, samples, spread=spread)
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (3, 1), (0.4, 0.6)])
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("samples", [96, 83])
+def test_spread_gives_every_rank_its_share_of_every_source(weights, world, samples):
+    mixed = two_sources(samples, weights)
+    rng = np.random.default_rng(0)
+    texts = Sized([(int(n), int(c)) for n, c in zip(rng.integers(1, 9, 99), rng.integers(0, 900, 99), strict=True)])
+    dealt = [list(TrainBatches(mixed, 4, rank, world, sources=[texts, Sized([None] * 99)])) for rank in range(world)]
+    order = mixed.epoch_order(0)
+    for number, step in enumerate(zip(*dealt, strict=True)):
+        whole = order[number * 4 * world : (number + 1) * 4 * world, 0].tolist()
+        assert sorted(len(rank) for rank in step) == sorted(len(whole[rank::world]) for rank in range(world))
+        assert sorted(draw.position for rank in step for draw in rank) == list(
+            range(number * 4 * world, number * 4 * world + len(whole))
+        )
+        for source in (0, 1):
+            shares = [sum(draw.source == source for draw in rank) for rank in step]
+            assert max(shares) - min(shares) <= 1 and sum(shares) == whole.count(source)
+            if weights == (1, 1) and len(whole) == 4 * world and world == 2:
+                assert shares == [2, 2]
+
+
+def test_without_spread_a_rank_may_have_one_source_alone():
+    mixed = two_sources(96, (1, 1), spread=False)
+    shares = [sum(draw.source for draw in batch) for batch in TrainBatches(mixed, 4, 0, 2)]
+    assert {0, 4} & set(shares)
+
+
+def test_groups_are_balanced_each_and_together():
+    costs = [9.0, 1.0, 8.0, 2.0, 5.0, 5.0]
+    dealt = balance(costs, 2, [0, 0, 0, 0, 1, 1])
+    assert dealt == [[0, 1, 4], [2, 3, 5]]
+    # An odd group's last one goes where the turns go on, so that the counts stay equal.
+    assert [len(items) for items in balance([1.0] * 8, 2, [0, 0, 0, 1, 1, 1, 2, 2])] == [4, 4]
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        groups = rng.integers(0, 4, 21).tolist()
+        dealt = balance(rng.random(21).tolist(), 4, groups)
+        assert sorted(i for items in dealt for i in items) == list(range(21))
+        assert [len(items) for items in dealt] == [6, 5, 5, 5]
+        for group in range(4):
+            counts = [sum(groups[i] == group for i in items) for items in dealt]
+            assert max(counts) - min(counts) <= 1

@@ -99,6 +99,12 @@ def test_limits_and_batch_sizes(data):
     assert [batch.mask1.shape[0] for batch in module.val_dataloader()[0]] == [1]
 
 
+def test_spread_gives_every_batch_its_share_of_each_source(data):
+    for spread, shares in ((True, {1}), (False, {0, 1, 2})):
+        loader = data(spread=spread, samples_per_epoch=40).train_dataloader()
+        assert {sum(key.startswith("a/") for key in batch.keys) for batch in loader} == shares
+
+
 def test_prepare_is_called_before_the_sources_are_built(data, tiny_source):
     calls = []
 

@@ -169,6 +169,28 @@ def test_a_bad_mask_in_evaluation(tiny_source, region):
         next(evaluation)
 
 
+def test_spread_is_another_order_and_checkpoints_from_before_it_were_not_spread(sources):
+    def train(spread: bool) -> TrainLoader:
+        mixture = Mixture({"a": 7, "b": 4}, {"a": 1.0, "b": 1.0}, 0, 10, spread=spread)
+        return TrainLoader(list(sources.values()), mixture, SAMPLES, LoaderOptions(2))
+
+    def begun(spread: bool) -> dict:
+        loader = train(spread)
+        next(iter(loader))
+        return loader.state_dict()
+
+    resumed = train(True)
+    resumed.load_state_dict(begun(True))
+    assert keys(resumed) == keys(train(True))[1:]
+    with pytest.raises(CheckpointError, match="spread: True then, False now"):
+        train(False).load_state_dict(begun(True))
+    older = begun(False)
+    del older["order"]["spread"]
+    train(False).load_state_dict(older)
+    with pytest.raises(CheckpointError, match="spread: False then, True now"):
+        train(True).load_state_dict(older)
+
+
 def test_evaluation_is_fixed_whole_and_in_order(tiny_source):
     source = tiny_source(5)
     plain = EvalLoader(source, 0, SAMPLES, LoaderOptions(2))

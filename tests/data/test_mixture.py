@@ -115,3 +115,51 @@ def test_windows_of_every_shard_are_a_plain_shuffle():
     assert (Mixture({"a": 20}, {"a": 1.0}, 0, 20, {"a": [10, 10]}, 2).epoch_order(1) == plain.epoch_order(1)).all()
     with pytest.raises(ConfigError, match="shuffle_window=0"):
         Mixture({"a": 20}, {"a": 1.0}, 0, 20, {"a": [20]}, 0)
+
+
+WEIGHTS = [[1, 1], [5, 1], [0.37, 0.63], [1, 1, 1], [5, 5, 1], [0.7, 0.2, 0.1], [5, 4, 3, 2, 1], [9, 1, 1, 1, 3.3]]
+
+
+def spread_mixture(weights: list[float], samples: int, *, spread: bool = True, seed: int = 0) -> Mixture:
+    names = "abcde"[: len(weights)]
+    lengths = {name: 40 + 7 * i for i, name in enumerate(names)}
+    return Mixture(lengths, dict(zip(names, weights, strict=True)), seed, samples, spread=spread)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("samples", [60, 211])
+def test_spread_gives_every_run_of_draws_its_share(weights, samples):
+    mixed = spread_mixture(weights, samples)
+    sources = mixed.epoch_order(2)[:, 0].tolist()
+    assert [sources.count(i) for i in range(len(weights))] == mixed.quotas()
+    allowed = 2 - 1 / (len(weights) - 1)  # 1 for two sources
+    for n in (1, 2, 3, 4, 8, 16, 50):
+        for start in range(samples - n + 1):
+            run = sources[start : start + n]
+            for number, quota in enumerate(mixed.quotas()):
+                assert abs(run.count(number) - n * quota / samples) <= allowed + 1e-9, (n, start, number)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_spread_draws_the_same_records_of_each_source(weights):
+    for epoch in range(3):
+        even, random = (spread_mixture(weights, 97, spread=spread).epoch_order(epoch) for spread in (True, False))
+        assert even.dtype == random.dtype and even.shape == random.shape
+        for number in range(len(weights)):
+            assert even[even[:, 0] == number, 1].tolist() == random[random[:, 0] == number, 1].tolist()
+
+
+def test_spread_is_a_function_of_seed_and_epoch_and_begins_anywhere():
+    def first(seed, epoch):
+        return spread_mixture([1, 1, 2], 40, seed=seed).epoch_order(epoch)[:, 0].tolist()
+
+    assert first(0, 1) == first(0, 1)
+    starts = {tuple(first(0, epoch)[:4]) for epoch in range(30)}
+    pattern = first(0, 0)[:4]
+    assert starts == {tuple(pattern[i:] + pattern[:i]) for i in range(4)}
+
+
+def test_spread_with_a_source_left_out_and_with_one_alone():
+    assert set(spread_mixture([1, 0, 1], 30).epoch_order(0)[:, 0].tolist()) == {0, 2}
+    alone, plain = (spread_mixture([1], 40, spread=spread).epoch_order(0) for spread in (True, False))
+    assert (alone == plain).all()
