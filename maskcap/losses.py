@@ -16,15 +16,21 @@ TargetResize = Literal["nearest", "area"]
 LOGITS_AT_ONCE = 2**24  # 64 MiB of float32; see answer_loss
 
 
+def at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor in float32; float64 stays, for whoever compares gradients with finite differences."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def sigmoid_ce_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Sigmoid cross-entropy, mean over all pixels: (R, H, W) logits, targets in [0, 1] → scalar, unweighted."""
-    return F.binary_cross_entropy_with_logits(logits.float(), targets.float())
+    logits = at_least_float32(logits)
+    return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
 
 
 def dice_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """1 − (2·Σpt + 1)/(Σp + Σt + 1) on sigmoid probabilities, mean over regions (Sa2VA's): (R, H, W) → scalar."""
-    p = logits.float().sigmoid().flatten(1)
-    t = targets.float().flatten(1)
+    p = at_least_float32(logits).sigmoid().flatten(1)
+    t = targets.to(p.dtype).flatten(1)
     return (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
 
 
@@ -76,7 +82,7 @@ def _at(maps_RHW: torch.Tensor, points_RP2: torch.Tensor) -> torch.Tensor:
 
 def caption_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of the answer's tokens, mean over tokens: (N, V) logits, int64 (N,) → scalar."""
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(at_least_float32(logits), labels)
 
 
 def answer_loss(
@@ -164,6 +170,7 @@ def grounding_loss(
     few cells inside as much as the many outside, dice asks for the extent. valid bool (R, T): False for padding, where
     the map's logits are so low that nothing but the mean over the outside could see it.
     """
+    coverage_RT = coverage_RT.to(map_RT.dtype)
     share = coverage_RT / coverage_RT.sum(1, keepdim=True).clamp_min(1e-6)
     where = -(share * map_RT.log_softmax(dim=1)).sum(1).mean()
     bce = F.binary_cross_entropy_with_logits(map_RT, coverage_RT, reduction="none")
@@ -183,8 +190,8 @@ def phrase_contrast(
 
     query, region_key (R, K); same bool (R, R), True on the diagonal → scalar. Multi-positive softmax CE.
     """
-    log_p = (query_RK @ region_key_RK.T * logit_scale).float().log_softmax(dim=1)
-    positives = same_RR.float()
+    log_p = at_least_float32(query_RK @ region_key_RK.T * logit_scale).log_softmax(dim=1)
+    positives = same_RR.to(log_p.dtype)
     return -((log_p * positives).sum(1) / positives.sum(1)).mean()
 
 

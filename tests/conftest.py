@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,7 +22,9 @@ def tiny_model() -> MaskCaptionModel:
     """Both Hugging Face classes at 32 px: 4×4 image tokens, 8×8 low-res masks."""
     vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=32, vit_layers=1, lm_layers=1)
     segmenter = tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64)
-    return MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=4)
+    with torch.random.fork_rng(devices=[]):  # the same weights whatever other tests drew
+        torch.manual_seed(0)
+        return MaskCaptionModel(vlm, segmenter, grounding=True, max_new_tokens=4)
 
 
 @pytest.fixture
@@ -46,6 +49,12 @@ def tiny_batch() -> Batch:
         sources=["set", "set"],
         sizes=[(64, 64), (64, 64)],
     )
+
+
+@pytest.fixture
+def worded_batch(tiny_batch: Batch) -> Batch:
+    """The same with a caption for the last region: a step leaves out images of which it learns nothing."""
+    return replace(tiny_batch, caption=[*tiny_batch.caption[:2], "large green square"])
 
 
 @pytest.fixture

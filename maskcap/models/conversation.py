@@ -22,8 +22,16 @@ class Words:
     text: str
 
 
-# A template's own text, in which special tokens are special, or a row of such text and Words.
-Prompt: TypeAlias = "str | Sequence[str | Words]"
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids as a model wrote them, which reading their text again could cut otherwise."""
+
+    ids: tuple[int, ...]
+
+
+# A template's own text, in which special tokens are special, or a row of such text, Words and Tokens.
+Piece: TypeAlias = "str | Words | Tokens"
+Prompt: TypeAlias = "str | Sequence[Piece]"
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,16 @@ class Conversation:
         """The text before the answer that holds [SEG]."""
         return fill(self.segment, phrase=phrase)
 
+    @property
+    def spoken_prompt(self) -> Prompt:
+        """As `segment_prompt`, with REGION_SLOT for the tokens of a phrase that comes as embeddings."""
+        return "".join(REGION_SLOT if isinstance(piece, Words) else piece for piece in fill(self.segment, phrase=""))
+
+    @property
+    def phrase_starts_a_word(self) -> bool:
+        """Whether a space stands before the phrase, which its first token then begins with."""
+        return Words(" ") in fill(self.segment, phrase="")
+
 
 def fill(template: str, **values: str) -> list[str | Words]:
     """The template's pieces with `{name}` as Words, each with the spaces before it: tokenizers join them to words."""
@@ -69,12 +87,13 @@ def fill(template: str, **values: str) -> list[str | Words]:
 
 
 def tokenise(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Token ids of each prompt, template text and Words, without the tokens that a tokenizer adds at the ends.
+    """Token ids of each prompt (template text, Words, Tokens), without the tokens that a tokenizer adds at the ends.
 
     Equal pieces are read once and all of a kind in one call: a tokenizer's calls cost more than their words.
     """
     pieces = [[prompt] if isinstance(prompt, str) else prompt for prompt in prompts]
-    found: dict[str | Words, list[int]] = {"": [], Words(""): []}
+    found: dict[Piece, Sequence[int]] = {"": [], Words(""): []}
+    found |= {piece: piece.ids for row in pieces for piece in row if isinstance(piece, Tokens)}
     for kind in (str, Words):
         new = list(dict.fromkeys(piece for row in pieces for piece in row if isinstance(piece, kind)))
         new = [piece for piece in new if piece not in found]

@@ -15,7 +15,7 @@ from maskcap.models.segmenter import SegmenterFeatures
 from maskcap.models.sequence import Prefix, build_prefixes
 from maskcap.models.token_maps import TokenMaps, token_maps
 from maskcap.models.transfer import to_device
-from maskcap.models.vlm.interface import ImageTokens
+from maskcap.models.vlm.interface import Generated, ImageTokens
 from maskcap.models.work import Work
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class EncodedImages:
         self.image1 = image1
         self.sizes = sizes
         self.work = Work()
+        self.greedy: Generated | None = None  # captions of the batch's regions, for loops that share them
 
     @cached_property
     def tokens(self) -> ImageTokens:
@@ -42,6 +43,14 @@ class EncodedImages:
         tokens = self.model.encode_image(self.image1, self.sizes)
         self.work.vlm_images += sum(self.model.vlm.views(layout) for layout in tokens.layouts)  # type: ignore[operator]
         return tokens
+
+    def frozen(self, images: Sequence[int]) -> EncodedImages:
+        """Some images with the same tokens, cut off from the graph: for a reading of their own without gradient."""
+        (chosen,) = to_device([torch.tensor(images)], self.image1.device)
+        sizes = None if self.sizes is None else [self.sizes[image] for image in images]
+        part = EncodedImages(self.model, self.image1.index_select(0, chosen), sizes)
+        part.__dict__["tokens"] = self.tokens.detached(images, chosen)
+        return part
 
     @property
     def token_costs(self) -> list[tuple[int, int]]:

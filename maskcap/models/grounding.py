@@ -15,6 +15,8 @@ import math
 import torch
 from torch import nn
 
+from maskcap.losses import at_least_float32
+
 NOWHERE = -30.0  # a logit whose share of any softmax or sigmoid is nothing; finite, so that its gradients are zeros
 
 
@@ -72,5 +74,5 @@ class GroundingHead(nn.Module):
     ) -> torch.Tensor:
         """Map logits (R, T), float32; NOWHERE at the padding of images with fewer tokens (`valid` False)."""
         key_RTK = key_BTK.index_select(0, region_image)
-        map_RT = torch.einsum("rk,rtk->rt", query_RK, key_RTK).float() * self.scale + self.bias
+        map_RT = at_least_float32(torch.einsum("rk,rtk->rt", query_RK, key_RTK)) * self.scale + self.bias
         return map_RT if valid_BT is None else map_RT.masked_fill(~valid_BT.index_select(0, region_image), NOWHERE)

@@ -14,7 +14,7 @@ from torch import nn
 from maskcap.errors import ConfigError
 from maskcap.losses import answer_loss
 from maskcap.models.component_times import model_name
-from maskcap.models.conversation import Words
+from maskcap.models.conversation import Tokens, Words
 from maskcap.models.crops import encode_crops
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.grounding import GroundingHead
@@ -26,7 +26,7 @@ from maskcap.models.segments import Questions, RegionTokens, Segment, join_quest
 from maskcap.models.sequence import build_continuations, build_sequences
 from maskcap.models.token_coverage import fill_unseen, select_tokens, token_coverage
 from maskcap.models.tree_attention import Attention, choose_attention
-from maskcap.models.vlm.interface import Generated, ImageTokens
+from maskcap.models.vlm.interface import Generated, ImageTokens, TokenRule
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.runtime import RuntimeRule
 from maskcap.vision_tokens.settings import Patches, SingleView, Tiling, VisionTokens
@@ -148,24 +148,51 @@ class MaskCaptionModel(nn.Module):
         regions: RegionTokens,
         region_image: Sequence[int],
         questions: Sequence[str | None],
-        captions: Sequence[str] | None,
+        captions: Sequence[str | Tokens] | None = None,
         keep_image: bool = True,
         names: Sequence[str] | None = None,
+        image_states: bool = False,
     ) -> Questions:
-        """Mask → caption; `captions` None leaves the answers to be generated. names: of the regions, for errors."""
+        """Mask → caption; `captions` None leaves the answers to be generated. names: of the regions, for errors.
+
+        image_states: whether the states at the images' tokens are wanted from the same reading.
+        """
         prompt = self.vlm.conversation.describe_prompt  # type: ignore[union-attr]
         segments = [
             Segment(
                 image,
                 prompt(question),  # type: ignore[operator,arg-type]
-                None if captions is None else [Words(captions[r])],
+                None if captions is None else [_answer(captions[r])],
                 region=r,
                 keep_image=keep_image,
                 name="" if names is None else names[r],
             )
             for r, (image, question) in enumerate(zip(region_image, questions, strict=True))
         ]
-        return Questions(segments, regions)
+        return Questions(segments, regions, image_states)
+
+    def spoken_questions(
+        self,
+        phrases: RegionTokens,
+        region_image: Sequence[int],
+        keep_image: bool = True,
+        names: Sequence[str] | None = None,
+        image_states: bool = False,
+    ) -> Questions:
+        """As `phrase_questions`, of phrases that come as embeddings: `features` (Σ n_r, C), n_r tokens each."""
+        conversation = self.vlm.conversation
+        segments = [
+            Segment(
+                image,
+                conversation.spoken_prompt,  # type: ignore[union-attr,arg-type]
+                conversation.segment_answer,  # type: ignore[union-attr,arg-type]
+                region=row,
+                keep_image=keep_image,
+                name="" if names is None else names[row],
+            )
+            for row, image in enumerate(region_image)
+        ]
+        return Questions(segments, phrases, image_states)
 
     def phrase_questions(
         self,
@@ -268,15 +295,28 @@ class MaskCaptionModel(nn.Module):
             return Generated([], [])
         regions, _ = self.region_tokens(encoded.tokens, mask1, region_image)
         questions = questions if questions is not None else [None] * mask1.shape[0]
-        asked = self.describe_questions(regions, region_image.tolist(), questions, None, names=names)
+        return self.generate(encoded, self.describe_questions(regions, region_image.tolist(), questions, names=names))
+
+    @torch.no_grad()
+    def generate(
+        self,
+        encoded: EncodedImages,
+        questions: Questions,
+        max_new_tokens: int | None = None,
+        rule: TokenRule | None = None,
+    ) -> Generated:
+        """Answers to questions without one, token by token from a cache; max_new_tokens: None for the model's own.
+
+        rule: what becomes of the logits before the largest is taken. Keeps `encoded.prefix`, which has no gradient.
+        """
         sequences = build_continuations(
             self.vlm,  # type: ignore[arg-type]
-            asked,
+            questions,
             encoded.tokens,
             encoded.prefix if self.packing == "tree" else None,
             max_length=self.max_length,
         )
-        return self.vlm.generate(sequences, self.max_new_tokens)  # type: ignore[operator]
+        return self.vlm.generate(sequences, max_new_tokens or self.max_new_tokens, rule)  # type: ignore[operator]
 
     @torch.no_grad()
     def segment(
@@ -314,6 +354,10 @@ def check_goes_with(vlm: nn.Module, vision_tokens: VisionTokens) -> None:
             f"vision_tokens=patches does not go with {type(vlm).__name__}, which has one grid for all images: "
             "use model=qwen2_vl (or qwen2_vl_tiny), or vision_tokens=tiling"
         )
+
+
+def _answer(caption: str | Tokens) -> Words | Tokens:
+    return caption if isinstance(caption, Tokens) else Words(caption)
 
 
 def _region_image(region_image: torch.Tensor | None, regions: int, image1: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from maskcap.errors import ConfigError
-from maskcap.losses import TargetResize
+from maskcap.losses import TargetResize, at_least_float32
 from maskcap.models.region_prompt import resize_image
 
 
@@ -121,7 +121,7 @@ class Segmenter(nn.Module):
             multimask_output=False,
             high_resolution_features=[high.index_select(0, region_image) for high in features.high],
         )
-        return logits[:, 0, 0].float()
+        return at_least_float32(logits[:, 0, 0])
 
     def embed_points(self, points: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Points (R, n, 2) as (x, y) shares of the image 0..1, labels int (R, n) 1 in, 0 out → (R, n + 1, D)."""

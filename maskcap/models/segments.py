@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from maskcap.errors import SequenceTooLongError
-from maskcap.models.conversation import REGION_SLOT, Prompt, Words, tokenise
+from maskcap.models.conversation import REGION_SLOT, Prompt, Tokens, tokenise
+from maskcap.models.conversation import Piece as PromptPiece
 
 if TYPE_CHECKING:
     from maskcap.models.vlm.interface import VLM
@@ -22,7 +23,8 @@ class Segment:
     """One question and answer about one image.
 
     prompt: what stands before the answer, may hold REGION_SLOT once. answer: what to learn, None to generate. Texts of
-    the data stand in them as Words. region: whose tokens stand at REGION_SLOT, an index into the regions' tokens.
+    the data stand in them as Words. An answer that is the model's own (Tokens) is taken with the end that it has, or
+    without one. region: whose tokens stand at REGION_SLOT, an index into the regions' tokens.
     keep_image: whether the prefix before it holds the image's tokens. name: for error messages.
     """
 
@@ -39,12 +41,17 @@ class RegionTokens:
     """The regions' tokens: `features` (Σ n_r, C), in region order, and the n_r.
 
     positions: of a model with M-RoPE, each region's int64 (3, n_r), those of the image's tokens that its tokens are
-    copies of, from the image's first on, and how many positions the whole image takes.
+    copies of, from the image's first on, and how many positions the whole image takes; None for tokens of no image,
+    which stand as text.
     """
 
     features: torch.Tensor
     counts: list[int]
-    positions: list[tuple[np.ndarray, int]] | None = None
+    positions: Sequence[tuple[np.ndarray, int] | None] | None = None
+
+    def detached(self) -> RegionTokens:
+        """The same tokens, cut off from the graph."""
+        return replace(self, features=self.features.detach())
 
 
 @dataclass(frozen=True)
@@ -125,8 +132,9 @@ def join_questions(asked: Sequence[Questions]) -> Questions:
         joined = regions[0]
     elif regions:
         counts = [count for part in regions for count in part.counts]
-        positions = [each for part in regions for each in part.positions or []]
-        joined = RegionTokens(torch.cat([part.features for part in regions]), counts, positions or None)
+        positions = [each for part in regions for each in part.positions or [None] * len(part.counts)]
+        known = any(part.positions for part in regions)
+        joined = RegionTokens(torch.cat([part.features for part in regions]), counts, positions if known else None)
     return Questions(segments, joined, any(questions.image_states for questions in asked))
 
 
@@ -199,7 +207,9 @@ def _answer(vlm: Any, segment: Segment) -> Prompt:
     if segment.answer is None:
         return ""
     pieces = [segment.answer] if isinstance(segment.answer, str) else list(segment.answer)
-    joined: list[str | Words] = []
+    if any(isinstance(piece, Tokens) for piece in pieces):
+        return pieces
+    joined: list[PromptPiece] = []
     for piece in [*pieces, vlm.conversation.end]:
         # neighbouring template pieces in one, as a tokenizer may treat the start of a text apart
         if joined and isinstance(piece, str) and isinstance(joined[-1], str):

@@ -6,7 +6,18 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from maskcap.models.conversation import ADDED_TOKENS, IMAGE_SLOT, Conversation, Words, tiny_conversation, token_ids
+from maskcap.models.conversation import (
+    ADDED_TOKENS,
+    IMAGE_SLOT,
+    REGION_SLOT,
+    Conversation,
+    Tokens,
+    Words,
+    qwen_conversation,
+    tiny_conversation,
+    token_ids,
+    tokenise,
+)
 from maskcap.models.presets import tiny_internvl
 from maskcap.models.tiny_tokenizer import SPECIAL, tiny_tokenizer
 from maskcap.models.vlm.internvl import InternVL
@@ -81,3 +92,32 @@ def test_a_tokenizer_whose_control_tokens_are_only_added_is_put_right() -> None:
     text = f"{IMAGE_SLOT} [SEG] <vp>"
     assert not set(ids) & set(token_ids(vlm.tokenizer, [Words(text)]))
     assert set(ids[:1]) <= set(token_ids(vlm.tokenizer, text))
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), qwen_like()], ids=["tiny", "qwen"])
+def test_tokens_pass_as_they_are(tokenizer) -> None:
+    control = tokenizer.convert_tokens_to_ids(["[SEG]", "<pad>"])
+    letters = tuple(tokenizer.convert_tokens_to_ids([*"red"]))
+    assert list(letters) != token_ids(tokenizer, [Words("red")])  # reading their text again would cut it otherwise
+    own = Tokens((*letters, *control))
+    words, template = Words(" red [SEG]"), "<|im_start|>"
+    alone = {piece: token_ids(tokenizer, [piece]) for piece in (words, template)}
+    rows = tokenise(tokenizer, [[template, own, words], [Tokens(())], [own, own], [Tokens(letters), template]])
+    assert rows == [alone[template] + [*own.ids] + alone[words], [], [*own.ids] * 2, [*letters] + alone[template]]
+
+
+@pytest.mark.parametrize("tokenizer", [tiny_tokenizer(("<|image_pad|>",)), qwen_like()], ids=["tiny", "qwen"])
+@pytest.mark.parametrize("conversation", [Conversation(), qwen_conversation(), tiny_conversation()])
+@pytest.mark.parametrize("phrase", ["large red circle", "a man's cat", "[SEG] of <vp>", "日本"])
+def test_a_spoken_phrase_stands_where_the_written_one_does(tokenizer, conversation: Conversation, phrase: str) -> None:
+    slot = tokenizer.convert_tokens_to_ids(REGION_SLOT)
+    spoken = token_ids(tokenizer, conversation.spoken_prompt)
+    assert spoken.count(slot) == 1 and conversation.phrase_starts_a_word
+    at = spoken.index(slot)
+    written = spoken[:at] + token_ids(tokenizer, [Words(f" {phrase}")]) + spoken[at + 1 :]
+    assert written == token_ids(tokenizer, conversation.segment_prompt(phrase))
+
+
+def test_a_spoken_phrase_without_a_space_before_it() -> None:
+    conversation = Conversation(segment="Segment:{phrase}<|im_end|>")
+    assert conversation.spoken_prompt == f"Segment:{REGION_SLOT}<|im_end|>" and not conversation.phrase_starts_a_word

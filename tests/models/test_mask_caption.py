@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +14,11 @@ from maskcap.data.batch import Batch
 from maskcap.errors import ConfigError
 from maskcap.loops.base import StepContext
 from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.models.conversation import Conversation, Tokens, Words, qwen_conversation, token_ids
+from maskcap.models.encoded import EncodedImages
+from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.models.segments import Questions, RegionTokens
 
 
 def test_describe_and_segment_shapes(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
@@ -112,3 +119,131 @@ def test_a_model_in_training_with_checkpointing_describes_too(
         loss = CaptionToMask()(model, tiny_batch, context).loss
     loss.backward()
     assert all(block.gradient_checkpointing for block in model.vlm.language_model.layers)
+
+
+def as_embeddings(model: MaskCaptionModel, phrases: Sequence[str]) -> RegionTokens:
+    """Those of the phrases' own tokens, as they stand behind a space."""
+    vlm: Any = model.vlm
+    rows = [token_ids(vlm.tokenizer, [Words(f" {phrase}")]) for phrase in phrases]
+    return RegionTokens(vlm.embed(torch.tensor([token for row in rows for token in row])), [len(row) for row in rows])
+
+
+@pytest.mark.parametrize("packing", ["tree", "none"])
+@pytest.mark.parametrize("keep_image", [True, False])
+@pytest.mark.parametrize(
+    "kind, conversation",
+    [
+        ("tiny_model", None),
+        ("tiny_model", Conversation()),
+        ("tiled_model", None),
+        ("qwen_model", None),
+        ("qwen_model", qwen_conversation()),
+        ("patches_model", qwen_conversation()),
+    ],
+)
+def test_spoken_phrases_are_read_as_written_ones(
+    kind: str,
+    conversation: Conversation | None,
+    keep_image: bool,
+    packing: Any,
+    tiny_batch: Batch,
+    request: pytest.FixtureRequest,
+) -> None:
+    model: MaskCaptionModel = request.getfixturevalue(kind).eval()
+    model.packing = packing
+    if conversation is not None:
+        model.vlm.conversation = conversation  # type: ignore[assignment]
+    phrases, images = ["large red circle at the top left", "cross", "a zebra's [SEG]", "small"], [0, 0, 1, 0]
+    sizes = [(48, 64), (64, 20)]
+    encoded = model.encode(tiny_batch.image1, sizes)
+    embeddings = as_embeddings(model, phrases)
+    asked = model.phrase_questions(phrases, images, keep_image)
+    (written,) = model.read(encoded, [replace(asked, image_states=False)])
+    (spoken,) = model.read(encoded, [model.spoken_questions(embeddings, images, keep_image)])
+    assert written.seg_states.shape == (4, 32)
+    torch.testing.assert_close(spoken.seg_states, written.seg_states)
+    assert not torch.allclose(spoken.seg_states[0], spoken.seg_states[3], atol=1e-2)
+    (gradient,) = torch.autograd.grad(spoken.seg_states.pow(2).sum(), embeddings.features)
+    assert (gradient.abs().sum(-1) > 0).all()
+
+
+def test_spoken_phrases_give_the_images_states_too(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    tiny_model.eval()
+    written, spoken = (tiny_model.encode(tiny_batch.image1) for _ in range(2))
+    phrases, images = ["red circle", "cross"], [0, 1]
+    tiny_model.read(written, [tiny_model.phrase_questions(phrases, images)])
+    questions = tiny_model.spoken_questions(as_embeddings(tiny_model, phrases), images, image_states=True)
+    tiny_model.read(spoken, [questions])
+    assert "image_states" in vars(spoken)
+    torch.testing.assert_close(spoken.image_states, written.image_states)
+
+
+def describing(model: MaskCaptionModel, encoded: EncodedImages, batch: Batch) -> Questions:
+    regions, _ = model.region_tokens(encoded.tokens, batch.mask1, batch.region_image)
+    return model.describe_questions(regions, batch.region_image.tolist(), [None] * len(batch.region_ids))
+
+
+@pytest.mark.parametrize("packing", ["tree", "none"])
+def test_generated_ids_are_the_texts_and_end_once(packing: Any, any_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    any_model.eval().packing = packing
+    vlm: Any = any_model.vlm
+    end = vlm.tokenizer.convert_tokens_to_ids(vlm.conversation.end)
+    encoded = any_model.encode(tiny_batch.image1, tiny_batch.sizes)
+    asked = describing(any_model, encoded, tiny_batch)
+
+    def end_of_the_second(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        scores = scores.index_fill(1, torch.tensor(end), -1e9)
+        scores[1, end] = 1e9 if ids.shape[1] == 2 else -1e9
+        return scores
+
+    said = any_model.generate(encoded, asked, 5, end_of_the_second)
+    assert [len(ids) for ids in said.ids] == [5, 3, 5] and said.truncated == [True, False, True]
+    assert [ids.count(end) for ids in said.ids] == [0, 1, 0] and said.ids[1][-1] == end
+    assert said.texts == [vlm.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said.ids]
+    first = any_model.generate(encoded, asked, 1)
+    assert [len(ids) for ids in first.ids] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("packing", ["tree", "none"])
+def test_a_rule_decides_what_is_taken(packing: Any, any_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    any_model.eval().packing = packing
+    vlm: Any = any_model.vlm
+    encoded = any_model.encode(tiny_batch.image1, tiny_batch.sizes)
+    asked = describing(any_model, encoded, tiny_batch)
+    greedy = any_model.generate(encoded, asked)
+    assert any_model.generate(encoded, asked, rule=lambda ids, scores: scores) == greedy
+    end, seen = vlm.tokenizer.convert_tokens_to_ids("<|im_end|>"), []
+
+    def without_end(ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        assert scores.shape == (3, vlm.embedding_weight.shape[0])
+        seen.append(ids.tolist())
+        return scores.index_fill(1, torch.tensor(end), -1e9)
+
+    endless = any_model.generate(encoded, asked, 4, without_end)
+    assert seen == [[ids[:step] for ids in endless.ids] for step in range(4)]  # new ids alone, from none on
+    assert endless.truncated == [True] * 3
+
+    forbidden = forbidden_tokens(vlm)
+    choice = TokenChoice(forbidden, None, GumbelNoise(1, 3, forbidden.numel(), torch.device("cpu")))
+    drawn = any_model.generate(encoded, asked, 6, choice)
+    assert drawn == any_model.generate(encoded, asked, 6, choice) and drawn != greedy
+    assert not forbidden[[token for ids in drawn.ids for token in ids]].any()
+    red = vlm.tokenizer.convert_tokens_to_ids("Ġred")
+    forced = any_model.generate(encoded, asked, 3, lambda ids, scores: scores.index_fill(1, torch.tensor(red), 1e9))
+    assert forced.ids == [[red] * 3] * 3 and forced.texts == ["red red red"] * 3 and forced.truncated == [True] * 3
+
+
+def test_the_models_own_captions_are_answers_without_being_read_again(
+    tiny_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    tiny_model.eval()
+    vlm: Any = tiny_model.vlm
+    encoded = tiny_model.encode(tiny_batch.image1)
+    regions = describing(tiny_model, encoded, tiny_batch).regions
+    assert regions is not None
+    *letters, end = vlm.tokenizer.convert_tokens_to_ids(["r", "e", "d", "<|im_end|>"])
+    captions = [Tokens((*letters, end)), "red", Tokens((end,))]
+    (reading,) = tiny_model.read(encoded, [tiny_model.describe_questions(regions, [0, 0, 1], [None] * 3, captions)])
+    red = vlm.tokenizer.convert_tokens_to_ids("Ġred")
+    assert reading.answer_ids.tolist() == [*letters, end, red, end, end]
+    assert reading.answer_states.shape == (7, 32)

@@ -7,7 +7,8 @@ twice more: the library looks whether its padding mask is all ones.)
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,11 +17,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from maskcap.data.batch import Batch
 from maskcap.loops.base import Loop, StepContext, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.cycle import Cycle
 from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.models import region_prompt
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.vlm import patch_pixels
+from maskcap.models.vlm.interface import Generated
 
 WAITING = {"_local_scalar_dense", "nonzero", "masked_select", "unique_dim", "_unique2", "equal", "is_nonzero"}
 
@@ -66,6 +69,34 @@ def test_one_step_waits_once(
         optimizer.step()
     allowed = [name for name in watch.found if "_local_scalar_dense" in name]  # prompt → mask's coin, on the host
     assert watch.found == allowed[:1] and len(copies) == 1
+
+
+@pytest.mark.parametrize("reference", [None, "copy"])
+def test_the_cycle_waits_for_its_rollout_and_once_for_each_captioner(
+    reference: Literal["copy"] | None,
+    tiny_model: MaskCaptionModel,
+    tiny_batch: Batch,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The rollout itself waits at every token; everything around it, noise and relaxation too, does not."""
+    copies = []
+    to_host = region_prompt.to_host
+    monkeypatch.setattr(region_prompt, "to_host", lambda tensor: copies.append(tensor.shape) or to_host(tensor))
+    ids = tiny_model.vlm.tokenizer(["red cross<|im_end|>", "a<|im_end|>"], add_special_tokens=False).input_ids
+    said = Generated(["red cross", "a"], [False, False], ids)
+    monkeypatch.setattr(tiny_model, "generate", lambda *_, **__: said)
+    blank: list[str | None] = [None, None, "small blue cross"]
+    batch = replace(tiny_batch, caption=blank, phrase=blank, host_region_image=(0, 0, 1))
+    loop = Cycle(reference=reference, length_weight=1.0, repetition_weight=1.0, top_k=5)
+    monkeypatch.setattr(StepContext, "keep_image", lambda self: True)
+    context = StepContext(tiny_model.encode(batch.image1), generator=torch.Generator().manual_seed(0))
+    run_loops(tiny_model, {"cycle": loop}, batch, context)  # what is done once a run: copy, vocabulary
+    copies.clear()
+    context = StepContext(tiny_model.encode(batch.image1), generator=torch.Generator().manual_seed(0))
+    with Watch() as watch:
+        run_loops(tiny_model, {"cycle": loop}, batch, context)["cycle"].loss.backward()
+    allowed = [name for name in watch.found if "_local_scalar_dense" in name]  # the noise's seed, on the host
+    assert watch.found == allowed[:1] and len(copies) == (2 if reference else 1)
 
 
 def test_the_watch_sees_what_waits() -> None:

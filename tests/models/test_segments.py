@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 
-from maskcap.models.conversation import Words, token_ids, tokenise
+from maskcap.models.conversation import REGION_SLOT, Tokens, Words, token_ids, tokenise
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.segments import Questions, RegionTokens, Segment, join_questions, pieces_of
 
@@ -47,3 +48,43 @@ def test_a_piece_is_prompt_and_answer_with_the_regions_slots(tiny_model: MaskCap
     text = "<|im_start|><vp><VP_CONTEXT><VP_CONTEXT></vp> describe<|im_end|> red<|im_end|>"
     assert vlm.tokenizer.decode(described.ids).replace("> ", ">") == text.replace("> ", ">")
     assert described.answer == len(described.ids) - 2 and asked.answer == len(asked.ids)
+
+
+def test_the_models_own_answer_gets_no_further_end(tiny_model: MaskCaptionModel):
+    vlm: Any = tiny_model.vlm
+    end = vlm.tokenizer.convert_tokens_to_ids(vlm.conversation.end)
+    red, *letters = vlm.tokenizer.convert_tokens_to_ids(["Ġred", "r", "e", "d"])
+    own = [[Tokens((red, end))], [Tokens((red,))], [Tokens((*letters, end))]]
+    given: list[Any] = [*own, [Words("red")], "[SEG]", None]
+    pieces = pieces_of(vlm, [Segment(0, " a", answer) for answer in given], None)
+    seg = vlm.tokenizer.convert_tokens_to_ids("[SEG]")
+    assert [piece.ids[piece.answer :].tolist() for piece in pieces] == [
+        [red, end],
+        [red],  # cut at the limit: it has no end to learn
+        [*letters, end],
+        [red, end],
+        [seg, end],
+        [],
+    ]
+    assert all(piece.ids[: piece.answer].tolist() == token_ids(vlm.tokenizer, " a") for piece in pieces)
+
+
+def test_a_spoken_phrases_slot_is_as_long_as_its_embeddings(tiny_model: MaskCaptionModel):
+    vlm: Any = tiny_model.vlm
+    slot = vlm.tokenizer.convert_tokens_to_ids(REGION_SLOT)
+    questions = tiny_model.spoken_questions(RegionTokens(torch.zeros(4, 32), [1, 3]), [0, 0], names=["a", "b"])
+    pieces = pieces_of(vlm, questions.segments, questions.regions)
+    assert [piece.ids.tolist().count(slot) for piece in pieces] == [1, 3]
+    assert [segment.name for segment in questions.segments] == ["a", "b"]
+    assert not questions.image_states and all(segment.answer == "[SEG]" for segment in questions.segments)
+
+
+def test_regions_with_positions_and_phrases_without_are_read_together() -> None:
+    """With M-RoPE a region has positions of its own, a phrase's embeddings stand as text."""
+    place = (np.zeros((3, 2), dtype=np.int64), 4)
+    regions = Questions([Segment(0, "a", region=0)], RegionTokens(torch.zeros(2, 4), [2], [place]))
+    phrases = Questions([Segment(0, "b", region=0), Segment(0, "c", region=1)], RegionTokens(torch.ones(3, 4), [1, 2]))
+    for asked, expected in (([regions, phrases], [place, None, None]), ([phrases, regions], [None, None, place])):
+        joined = join_questions(asked).regions
+        assert joined is not None and joined.positions == expected and len(joined.counts) == 3
+    assert join_questions([phrases, phrases]).regions.positions is None  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ from maskcap.errors import ConfigError
 from maskcap.models.conversation import ADDED_TOKENS, Conversation
 from maskcap.models.sequence import Prefix, Sequences
 from maskcap.models.tree_attention import TreeMask, plain_attention
-from maskcap.models.vlm.interface import Generated
+from maskcap.models.vlm.interface import Generated, TokenRule
 
 
 class HuggingFaceVLM(nn.Module):
@@ -87,6 +87,11 @@ class HuggingFaceVLM(nn.Module):
         return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states, mask)
 
     @property
+    def embedding_weight(self) -> torch.Tensor:
+        """The input embeddings' (V, C) table."""
+        return self.model.get_input_embeddings().weight
+
+    @property
     def head_weight(self) -> torch.Tensor:
         """The head's (V, C) matrix; with tied embeddings it is theirs."""
         return self.model.get_output_embeddings().weight
@@ -96,8 +101,11 @@ class HuggingFaceVLM(nn.Module):
         return self.model.get_output_embeddings()(states)
 
     @torch.no_grad()
-    def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
-        """Greedy continuation of left-padded rows; stops at the end-of-turn token. Waits for the device."""
+    def generate(self, sequences: Sequences, max_new_tokens: int, rule: TokenRule | None = None) -> Generated:
+        """Greedy continuation of left-padded rows; stops at the end-of-turn token. Waits for the device.
+
+        rule: what becomes of the logits before the largest is taken, see `TokenRule`.
+        """
         embeds, mask, cache = sequences.inputs_embeds, sequences.attention, None
         assert isinstance(mask, torch.Tensor)
         if sequences.prefix is not None and sequences.of_images is not None:
@@ -118,10 +126,11 @@ class HuggingFaceVLM(nn.Module):
                 num_beams=1,
                 eos_token_id=end,
                 pad_token_id=self.tokenizer.pad_token_id,
+                logits_processor=None if rule is None else [rule],
             )
-        found: list[list[int]] = ids.tolist()
+        found = [row[: row.index(end) + 1] if end in row else row for row in ids.tolist()]
         texts = [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
-        return Generated(texts, [end not in row for row in found])
+        return Generated(texts, [end not in row for row in found], found)
 
 
 @contextmanager

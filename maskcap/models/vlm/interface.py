@@ -5,9 +5,9 @@ Shapes: B images, T image tokens, N rows, L their length, C the language model's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from maskcap.vision_tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
     from maskcap.models.sequence import Prefix, Sequences
+
+# new ids (N, t) and logits (N, V) of the next token → logits (N, V)
+TokenRule: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,17 @@ class ImageTokens:
     boxes: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     geometry: Geometry | None = None
+
+    def detached(self, images: Sequence[int], on_device: torch.Tensor) -> ImageTokens:
+        """Those of some images, without gradient; images: their numbers, on_device: the same as int64."""
+        layouts = tuple(self.layouts[image] for image in images)
+        longest = max(map(len, layouts))
+
+        def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else tensor.index_select(0, on_device)[:, :longest]
+
+        features = self.features.detach().index_select(0, on_device)[:, :longest]
+        return ImageTokens(features, layouts, rows(self.boxes), rows(self.valid), self.geometry)
 
     @property
     def counts(self) -> list[int]:
@@ -67,10 +81,12 @@ def place_tokens(
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated answers: their texts, and whether each was cut at the limit before it ended."""
+    """Generated answers: their texts, whether each was cut at the limit before it ended, and their token ids, the end
+    among them where there is one."""
 
     texts: list[str]
     truncated: list[bool]
+    ids: list[list[int]] = field(default_factory=list)
 
 
 class VLM(Protocol):
@@ -123,6 +139,11 @@ class VLM(Protocol):
         ...
 
     @property
+    def embedding_weight(self) -> torch.Tensor:
+        """The input embeddings' (V, C) table."""
+        ...
+
+    @property
     def head_weight(self) -> torch.Tensor:
         """The head's (V, C) matrix: a linear layer without bias."""
         ...
@@ -131,6 +152,7 @@ class VLM(Protocol):
         """Vocabulary logits (..., V) of hidden states (..., C)."""
         ...
 
-    def generate(self, sequences: Sequences, max_new_tokens: int) -> Generated:
-        """Greedy continuation of left-padded rows (`build_continuations`), decoded without special tokens."""
+    def generate(self, sequences: Sequences, max_new_tokens: int, rule: TokenRule | None = None) -> Generated:
+        """Greedy continuation of left-padded rows (`build_continuations`), decoded without special tokens; rule:
+        what becomes of the logits before the largest is taken."""
         ...
