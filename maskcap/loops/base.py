@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maskcap.models.segments import Questions
 
 Need: TypeAlias = Literal["captions", "phrases"]
+Score: TypeAlias = Literal["phrases", "prompts", "cycle", "cross_frame"]
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,19 @@ class LoopOutput:
 @dataclass(frozen=True)
 class LoopPrediction:
     """What a loop says of a validation batch about its `regions` (indices into R, repeated where several phrases mean
-    one): captions and whether each was cut for length, or mask logits float (r, M, M), with the phrases that asked for
-    them, if words did."""
+    one): captions and whether each was cut for length, mask logits float (r, M, M), with the phrases that asked for
+    them, if words did; or both.
+
+    score: what asked for the masks, hence which metrics they count in: the data's `phrases`, `prompts` (points, boxes),
+      `cycle` (captions that the model wrote itself), `cross_frame` (these too, but masks of image2, scored by mask2).
+    """
 
     regions: list[int]
     phrases: list[str] | None = None
     captions: list[str] | None = None
     truncated: list[bool] | None = None
     mask_logits: torch.Tensor | None = None
+    score: Score = "phrases"
 
     def without(self, regions: set[int]) -> LoopPrediction:
         """The same of all other regions."""
@@ -100,8 +106,13 @@ class LoopPrediction:
             return None if values is None else [values[row] for row in kept]
 
         logits = None if self.mask_logits is None else take(self.mask_logits, kept)
-        return LoopPrediction(
-            [self.regions[row] for row in kept], rows(self.phrases), rows(self.captions), rows(self.truncated), logits
+        return replace(
+            self,
+            regions=[self.regions[row] for row in kept],
+            phrases=rows(self.phrases),
+            captions=rows(self.captions),
+            truncated=rows(self.truncated),
+            mask_logits=logits,
         )
 
 
@@ -117,11 +128,22 @@ class Ask:
 class Loop(ABC):
     """A loop: weight in the step's loss, a loss, a prediction, and which words it needs of the data.
 
+    weight: 0: the loop takes part in validation alone.
     needs: "captions" of any kind, "phrases" that single a region out, or None.
+    generates: whether predict writes captions: validation then honours describe_sets.
     """
 
     weight: float
     needs: Need | None
+    generates: bool = False
+
+    def regions_of(self, batch: Batch, progress: float) -> list[int]:
+        """The batch's regions that the loop learns from at this share of the run: images without any are not encoded.
+
+        Of the words that it needs; a loop that goes by more than that says so itself.
+        """
+        words = {None: batch.region_ids, "captions": batch.caption, "phrases": batch.phrase}[self.needs]
+        return [region for region, word in enumerate(words) if word is not None]
 
     @abstractmethod
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
@@ -130,6 +152,13 @@ class Loop(ABC):
     @abstractmethod
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """The loop's predictions on a validation batch, without gradient."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the model's weights: tensors and plain values, which any checkpoint holds."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (most loops have nothing to take back)
+        """Takes back what `state_dict` gave; not called where that was empty."""
 
     def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
         """The loop's loss on a training batch, with a reading of its own."""

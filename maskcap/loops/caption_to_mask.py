@@ -70,19 +70,18 @@ class CaptionToMask(Loop):
 
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Weighted sum of the losses above; each is logged by its name."""
-        chosen = [index for index, phrase in enumerate(batch.phrase) if phrase is not None]
+        chosen = self.regions_of(batch, context.progress)
         if not chosen:
             return nothing_to_learn(model)
         phrases = [batch.phrase[index] or "" for index in chosen]
         questions = model.phrase_questions(
             phrases, batch.images_of(chosen), keep_image=context.keep_image(), names=batch.names_of(chosen)
         )
-        asked = _Asked(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen))
+        asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen))
 
         def finish(reading: Reading | None) -> LoopOutput:
             assert reading is not None
-            parts = self._losses(model, asked, reading, context)
-            return weighted_sum(parts)
+            return weighted_sum(phrase_losses(self, model, asked, reading, context.encoded, context))
 
         return Ask(finish, questions)
 
@@ -96,42 +95,9 @@ class CaptionToMask(Loop):
         logits = model.segment(batch.image1, phrases, region_image, encoded=encoded, names=batch.names_of(regions))
         return LoopPrediction(regions, phrases=phrases, mask_logits=logits)
 
-    def _losses(
-        self, model: MaskCaptionModel, asked: _Asked, reading: Reading, context: StepContext
-    ) -> dict[str, tuple[float, torch.Tensor]]:
-        """Each loss with its weight, by name."""
-        encoded, seg_states = context.encoded, reading.seg_states
-        parts = {"answer": (self.answer_weight, model.answer_loss(encoded, reading))}
-        grounding_map = None
-        if model.grounding is not None:
-            grounding_map, losses = self._ground(model, asked, seg_states, encoded)
-            parts |= losses
-        if context.use_segmenter:
-            logits = model.mask_logits(encoded, seg_states, asked.region_image, grounding_map)
-            parts |= mask_losses(self, model.segmenter, logits, asked.mask1, context.noise)
-        return parts
-
-    def _ground(
-        self, model: MaskCaptionModel, asked: _Asked, seg_states: torch.Tensor, encoded: EncodedImages
-    ) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
-        """The grounding map (r, T) and its losses."""
-        head, keys, valid = model.grounding, encoded.keys, encoded.tokens.valid
-        assert head is not None
-        queries = head.queries(seg_states)
-        grounding_map = head(queries, keys, asked.region_image, valid)
-        covered = model.coverage(encoded.tokens, asked.mask1, asked.region_image)
-        valid = None if valid is None else valid.index_select(0, asked.region_image)
-        same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
-        (same,) = to_device([same], seg_states.device)
-        contrast = phrase_contrast(queries, region_keys(keys, covered, asked.region_image), same, head.scale)
-        return grounding_map, {
-            "grounding": (self.grounding_weight, grounding_loss(grounding_map, covered, valid)),
-            "contrast": (self.contrast_weight, contrast),
-        }
-
 
 @dataclass(frozen=True)
-class _Asked:
+class AskedRegions:
     """The r regions asked for: phrases, masks (r, H, W), the image of each."""
 
     phrases: list[str]
@@ -145,6 +111,58 @@ class MaskLossSettings(Protocol):
     ce_weight: float
     dice_weight: float
     sampled_points: int | None
+
+
+class PhraseLossSettings(MaskLossSettings, Protocol):
+    """The settings that caption → mask and the cycle's second half share."""
+
+    answer_weight: float
+    grounding_weight: float
+    contrast_weight: float
+
+
+def phrase_losses(
+    settings: PhraseLossSettings,
+    model: MaskCaptionModel,
+    asked: AskedRegions,
+    reading: Reading,
+    encoded: EncodedImages,
+    context: StepContext,
+) -> dict[str, tuple[float, torch.Tensor]]:
+    """Each loss of phrases read with their images (`encoded`), with its weight, by name."""
+    seg_states = reading.seg_states
+    parts = {"answer": (settings.answer_weight, model.answer_loss(encoded, reading))}
+    grounding_map = None
+    if model.grounding is not None:
+        grounding_map, losses = _ground(settings, model, asked, seg_states, encoded)
+        parts |= losses
+    if context.use_segmenter:
+        logits = model.mask_logits(encoded, seg_states, asked.region_image, grounding_map)
+        parts |= mask_losses(settings, model.segmenter, logits, asked.mask1, context.noise)
+    return parts
+
+
+def _ground(
+    settings: PhraseLossSettings,
+    model: MaskCaptionModel,
+    asked: AskedRegions,
+    seg_states: torch.Tensor,
+    encoded: EncodedImages,
+) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
+    """The grounding map (r, T) and its losses."""
+    head, keys, valid = model.grounding, encoded.keys, encoded.tokens.valid
+    assert head is not None
+    queries = head.queries(seg_states)
+    grounding_map = head(queries, keys, asked.region_image, valid)
+    covered = model.coverage(encoded.tokens, asked.mask1, asked.region_image)
+    valid = None if valid is None else valid.index_select(0, asked.region_image)
+    same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
+    (same,) = to_device([same], seg_states.device)
+    contrast = phrase_contrast(queries, region_keys(keys, covered, asked.region_image), same, head.scale)
+    return grounding_map, {
+        "grounding": (settings.grounding_weight, grounding_loss(grounding_map, covered, valid)),
+        "contrast": (settings.contrast_weight, contrast),
+    }
 
 
 def mask_losses(

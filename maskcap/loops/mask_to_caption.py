@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
     from maskcap.models.reading import Reading
+    from maskcap.models.vlm.interface import Generated
 
 
 class MaskToCaption(Loop):
     """Learns the captions of the regions that have one; the others are left to other loops."""
 
     needs: Need | None = "captions"
+    generates = True
 
     def __init__(self, weight: float = 1.0) -> None:
         self.weight = weight
@@ -24,7 +26,7 @@ class MaskToCaption(Loop):
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Mean cross-entropy of the answers' tokens. Logs `loss`, and `small_regions`: regions that no cell of the
         token grid sampled, described from their best-covered token."""
-        chosen = [index for index, caption in enumerate(batch.caption) if caption is not None]
+        chosen = self.regions_of(batch, context.progress)
         if not chosen:
             return nothing_to_learn(model)
         region_image = take(batch.region_image, chosen)
@@ -47,8 +49,23 @@ class MaskToCaption(Loop):
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """Greedy captions of all regions."""
-        regions = list(range(len(batch.region_ids)))
-        said = model.generate_captions(
-            encoded, batch.mask1, batch.region_image, batch.question, names=batch.names_of(regions)
-        )
-        return LoopPrediction(regions, captions=said.texts, truncated=said.truncated)
+        said = greedy_captions(model, batch, encoded)
+        return LoopPrediction(list(range(len(said.texts))), captions=said.texts, truncated=said.truncated)
+
+
+def greedy_captions(
+    model: MaskCaptionModel, batch: Batch, encoded: EncodedImages, default_question: bool = False
+) -> Generated:
+    """Captions of all of a validation batch's regions, as answers to their questions; written once for all loops.
+
+    default_question: ask each region for its description, also where the data has another question.
+    """
+    regions = list(range(len(batch.region_ids)))
+    own = any(question is not None for question in batch.question) and default_question
+    if encoded.greedy is not None and not own:
+        return encoded.greedy
+    questions = [None] * len(regions) if own else batch.question
+    said = model.generate_captions(encoded, batch.mask1, batch.region_image, questions, names=batch.names_of(regions))
+    if not own:
+        encoded.greedy = said
+    return said

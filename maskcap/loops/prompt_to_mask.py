@@ -68,7 +68,7 @@ class PromptToMask(Loop):
         """Mask logits of all regions from their exact boxes."""
         sparse = model.segmenter.embed_boxes(mask_boxes(batch.mask1))
         logits = model.segmenter.decode(encoded.segmenter, batch.region_image, sparse)
-        return LoopPrediction(list(range(batch.mask1.shape[0])), mask_logits=logits)
+        return LoopPrediction(list(range(batch.mask1.shape[0])), mask_logits=logits, score="prompts")
 
     def _jitter(self, boxes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         noise = to_device([2 * torch.rand(boxes.shape, generator=generator) - 1], boxes.device)[0] * self.box_jitter

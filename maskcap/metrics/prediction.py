@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 class Prediction:
     """One region of an evaluated split; None stands for what the data set lacks or the run did not ask for.
 
-    A region that was segmented several times (by further phrases, or from its box as well) comes again for each, with
-    `predicted_caption` on the first line only.
+    A region that was segmented several times (by further phrases, from its box, by the model's own caption) comes again
+    for each, with `predicted_caption` on the first line only: group by `score` before averaging `iou`.
 
     key, region_id:    which record and which of its regions.
     set_name, source:  the evaluated set ("main", "content", …) and the source (first part of the key).
@@ -20,9 +20,12 @@ class Prediction:
     phrase:            the words given to caption → mask; None beside a mask: it was asked for by the true box.
     predicted_caption: the answer of mask → caption.
     iou:               of the predicted mask with the true one, 0..1, both at the resized image's size.
-    predicted_rle, true_rle: compressed RLE `{"size": [S, S], "counts": str}` on the resized image.
+    predicted_rle, true_rle: compressed RLE `{"size": [S, S], "counts": str}` on the resized image (cross_frame: on the
+                       other frame's).
     size:              (height, width) of the original image in pixels, to resize the masks back to.
     truncated:         whether the predicted caption was cut at `max_new_tokens`.
+    score:             what asked for the mask: phrases, prompts, cycle (the model's own caption), cross_frame (the
+                       same, mask of the other frame); None: there is no mask, or the file is older than this field.
     """
 
     key: str
@@ -38,6 +41,7 @@ class Prediction:
     true_rle: Mapping[str, object] | None = None
     size: tuple[int, int] | None = None
     truncated: bool | None = None
+    score: str | None = None
 
     def to_json(self) -> str:
         """One line of JSON without a line break, keys in the order of the fields.

@@ -15,16 +15,17 @@ from maskcap.metrics.prediction import Prediction
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.work import Work
 from maskcap.training.optimizers import AdamW, WarmupCosine
+from maskcap.training.used_images import used_images
 from maskcap.training.validation import Validation
 
 
 class MaskCaptionModule(L.LightningModule):
-    """Trains `model` by the weighted sum of `loops`.
+    """Trains `model` by the weighted sum of `loops`; one of weight 0 takes no part in training, but does in validation.
 
     describe_sets: names of the validation sets whose captions are generated and scored (None: all of them); masks
-    are predicted on every set. meteor: score METEOR too (needs Java). seed: of the steps' own random numbers, which
-    depend on it and on the number of batches seen alone (and on the rank, for noise), so a resumed run draws what the
-    undisturbed one would have drawn.
+    are predicted on every set, but for those that a generated caption asks for. meteor: score METEOR too (needs Java).
+    seed: of the steps' own random numbers, which depend on it and on the number of batches seen alone (and on the
+    rank, for noise), so a resumed run draws what the undisturbed one would have drawn.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class MaskCaptionModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if not loops:
-            raise ConfigError("no loop to train: choose loops=both, mask_to_caption, caption_to_mask or prompt_to_mask")
+            raise ConfigError(
+                "no loop to train: choose loops=both, cycle, mask_to_caption, caption_to_mask, prompt_to_mask"
+            )
         self.model = model
         self.loops = dict(loops)
         self.optimizer_settings = optimizer or AdamW()
@@ -53,6 +56,11 @@ class MaskCaptionModule(L.LightningModule):
         self.last_work: Work | None = None  # of the last training step, for callbacks
         self.last_tokens: list[tuple[int, int]] = []  # of the last batch, `EncodedImages.token_costs`
         self.validation = Validation(self.loops, describe_sets, meteor=meteor, pictures=pictures)
+
+    @property
+    def active_loops(self) -> dict[str, Loop]:
+        """The loops that training steps run: those with a weight."""
+        return {name: loop for name, loop in self.loops.items() if loop.weight != 0}
 
     @property
     def val_predictions(self) -> list[Prediction]:
@@ -69,10 +77,13 @@ class MaskCaptionModule(L.LightningModule):
         return self.validation.pictures
 
     def setup(self, stage: str) -> None:
-        """Raises ConfigError when no training source has the words that a loop needs, or no loop can use a source."""
+        """Raises ConfigError when all loops have weight 0, when no training source has the words that a loop needs, or
+        when no loop can use a source."""
         if stage == "fit":
             self._batches_seen = 0
-            _check_words(self.loops, getattr(self.trainer, "datamodule", None))
+            if not self.active_loops:
+                raise ConfigError(f"nothing to train: loops {list(self.loops)} all have weight 0; give one a weight")
+            _check_words(self.active_loops, getattr(self.trainer, "datamodule", None))
 
     def on_fit_start(self) -> None:
         """Reads the length of the run once: Lightning's estimate walks the loaders."""
@@ -85,12 +96,18 @@ class MaskCaptionModule(L.LightningModule):
         self.trainer.fit_loop._load_combined_loader_states()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the number of batches seen, for the steps' random numbers."""
+        """Adds the number of batches seen, for the steps' random numbers, and the states of loops that have one."""
         checkpoint["batches_seen"] = self._batches_seen
+        states = {name: state for name, loop in self.loops.items() if (state := loop.state_dict())}
+        if states:
+            checkpoint["loop_states"] = states  # "loops" is Lightning's own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Goes on from there."""
         self._batches_seen = int(checkpoint.get("batches_seen", checkpoint.get("global_step", 0)))
+        for name, state in checkpoint.get("loop_states", {}).items():
+            if name in self.loops:
+                self.loops[name].load_state_dict(state)
 
     def step_context(self, batch: Batch) -> StepContext:
         """This batch's encodings, progress and random numbers."""
@@ -98,16 +115,21 @@ class MaskCaptionModule(L.LightningModule):
         generator = torch.Generator().manual_seed(seed)
         # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart.
         noise = torch.Generator().manual_seed(seed + (self.global_rank + 1) * 2**40) if self._world > 1 else None
-        progress = self.global_step / getattr(self, "_total_steps", 1)
-        return StepContext(self.model.encode(batch.image1, batch.sizes), progress, self.curriculum, generator, noise)
+        encoded = self.model.encode(batch.image1, batch.sizes)
+        return StepContext(encoded, self._progress, self.curriculum, generator, noise)
+
+    @property
+    def _progress(self) -> float:
+        return self.global_step / getattr(self, "_total_steps", 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""
+        batch = used_images(batch, self.active_loops.values(), self._progress)
         context = self.step_context(batch)
         self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
         size = len(batch.keys)
         total: torch.Tensor | None = None
-        for name, output in run_loops(self.model, self.loops, batch, context).items():
+        for name, output in run_loops(self.model, self.active_loops, batch, context).items():
             weighted = self.loops[name].weight * output.loss
             total = weighted if total is None else total + weighted
             for part, value in output.logs.items():
@@ -179,6 +201,6 @@ def _advice(having: Mapping[str, Mapping[str, bool]], sources: Sequence[str]) ->
             "loops=mask_to_caption, or add a source with phrases"
         )
     return (
-        f"data source(s) {list(sources)} have no captions: use loops=prompt_to_mask for masks without words, or leave "
-        "these sources out"
+        f"data source(s) {list(sources)} have no captions: use loops=cycle with a captioned source beside, or "
+        "loops=prompt_to_mask, for masks without words; or leave these sources out"
     )

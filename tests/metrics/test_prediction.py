@@ -20,6 +20,7 @@ FULL = Prediction(
     true_rle={"size": [4, 5], "counts": "04d0"},
     size=(40, 50),
     truncated=False,
+    score="cycle",
 )
 
 
@@ -28,6 +29,13 @@ def test_a_line_of_json_reads_back_equal(prediction: Prediction):
     line = prediction.to_json()
     assert "\n" not in line
     assert Prediction.from_json(line) == prediction
+
+
+def test_a_line_from_before_scores_reads_as_one_without():
+    fields = json.loads(FULL.to_json())
+    del fields["score"], fields["truncated"]
+    read = Prediction.from_json(json.dumps(fields))
+    assert read.score is None and read.truncated is None and read.iou == FULL.iou
 
 
 def test_keys_stand_in_the_order_of_the_fields():

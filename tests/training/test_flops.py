@@ -192,7 +192,7 @@ def test_a_step_is_the_sum_of_its_parts():
 
 
 @pytest.mark.parametrize("packing", ["tree", "none"])
-def test_a_real_training_step(tiny_model: MaskCaptionModel, tiny_batch: Batch, packing: Any):
+def test_a_real_training_step(tiny_model: MaskCaptionModel, worded_batch: Batch, packing: Any):
     """All of it against the counter, with padding and forbidden pairs counted as the machine computes them."""
     tiny_model.packing = packing
     module = MaskCaptionModule(tiny_model, {"m": MaskToCaption(), "c": CaptionToMask()}, meteor=False)
@@ -202,7 +202,7 @@ def test_a_real_training_step(tiny_model: MaskCaptionModel, tiny_batch: Batch, p
     language_model.register_forward_pre_hook(
         lambda _, args, kwargs: rows.append(tuple(kwargs["inputs_embeds"].shape[:2])), with_kwargs=True
     )
-    real = _measured(lambda: module.training_step(tiny_batch, 0))
+    real = _measured(lambda: module.training_step(worded_batch, 0))
     work = module.last_work
     assert work is not None and rows
     assert work.slots == sum(n * length for n, length in rows)

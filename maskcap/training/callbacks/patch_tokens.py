@@ -18,7 +18,8 @@ Counted = Counter[tuple[int, int]]  # (tokens, all cells of the grid) → images
 
 class PatchTokens(ImageCounts):
     """Logs a line at the end of each validation and of a fit: the images' mean tokens, their range and their share of
-    all. Without `vision_tokens=patches`, and where no image was encoded for the language model, it says nothing.
+    all, of those that were encoded for the language model (images of which no loop learns are not). Without
+    `vision_tokens=patches`, and where there were none, it says nothing.
     """
 
     def applies(self, module: Any) -> bool:

@@ -37,11 +37,11 @@ def set_tokens(module: MaskCaptionModule, settings: VisionTokens) -> MaskCaption
 
 
 @pytest.fixture
-def loaders(tiny_batch: Batch) -> tuple[Any, Any]:
+def loaders(tiny_batch: Batch, worded_batch: Batch) -> tuple[Any, Any]:
     """Two images of 16 blocks; the validation's second is of 4 × 1 blocks, and one only fills its batch."""
     val = replace(tiny_batch, sizes=[(64, 64), (32, 8)])
     filled = replace(tiny_batch, padding=(False, True))
-    return tuple(DataLoader(each, batch_size=None) for each in ([tiny_batch], [val, filled]))  # type: ignore[arg-type]
+    return tuple(DataLoader(each, batch_size=None) for each in ([worded_batch], [val, filled]))  # type: ignore[arg-type]
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

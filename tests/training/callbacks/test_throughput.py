@@ -234,14 +234,16 @@ def _train(folder: Path, model: MaskCaptionModel, batch: Batch, *callbacks: pl.C
     return {name: value for name, value in metrics.items() if not name.endswith("_seconds")}
 
 
-def test_a_real_fit(tiny_model: MaskCaptionModel, tiny_batch: Batch, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_a_real_fit(
+    tiny_model: MaskCaptionModel, worded_batch: Batch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     start = {name: tensor.clone() for name, tensor in tiny_model.state_dict().items()}
-    plain = _train(tmp_path / "plain", tiny_model, tiny_batch)
+    plain = _train(tmp_path / "plain", tiny_model, worded_batch)
     tiny_model.load_state_dict(start)
     callback = Throughput(every=2, peak_flops=1e12)
     with caplog.at_level(logging.INFO, logger="maskcap"):
         bars = RichBars(log_every=4, console_kwargs={"file": io.StringIO()})
-        measured = _train(tmp_path / "measured", tiny_model, tiny_batch, callback, bars)
+        measured = _train(tmp_path / "measured", tiny_model, worded_batch, callback, bars)
     assert measured == plain  # the same seed, the same numbers
     rows = _rows(tmp_path / "measured")
     assert list(rows) == [4, 6, 8]  # the first window is all warm-up

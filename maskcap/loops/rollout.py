@@ -1,0 +1,93 @@
+"""Rolling out pseudo captions: what the model says of regions now, token by token, without gradient.
+
+Shapes: r regions, A tokens of their captions, C the language model's width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from maskcap.models.reference import evaluating
+from maskcap.models.segments import RegionTokens
+from maskcap.models.transfer import to_device
+
+if TYPE_CHECKING:
+    from maskcap.models.encoded import EncodedImages
+    from maskcap.models.gumbel import TokenChoice
+    from maskcap.models.mask_caption import MaskCaptionModel
+    from maskcap.models.vlm.interface import Generated
+
+
+@dataclass(frozen=True)
+class Rolled:
+    """What was said of r regions.
+
+    encoded: their images alone, without gradient; mask1 (r, H, W); images: the place of each one's image among these.
+    spoken: the regions whose caption has words, by their number.
+    """
+
+    said: Generated
+    encoded: EncodedImages
+    mask1: torch.Tensor
+    images: list[int]
+    spoken: list[int]
+
+    def phrases(self, embeds_AC: torch.Tensor) -> RegionTokens:
+        """The embeddings of the spoken captions' tokens without their ends, of those of all tokens."""
+        lengths = [len(ids) for ids in self.said.ids]
+        starts = np.cumsum([0, *lengths])
+        counts = [lengths[row] - (not self.said.truncated[row]) for row in self.spoken]
+        kept = [starts[row] + np.arange(count) for row, count in zip(self.spoken, counts, strict=True)]
+        (places,) = to_device([torch.from_numpy(np.concatenate(kept))], embeds_AC.device)
+        return RegionTokens(embeds_AC.index_select(0, places), counts)
+
+
+def roll_out(
+    model: MaskCaptionModel,
+    encoded: EncodedImages,
+    regions: RegionTokens,
+    mask1: torch.Tensor,
+    images: Sequence[int],
+    draw: TokenChoice,
+    max_new_tokens: int,
+    names: Sequence[str],
+) -> Rolled:
+    """Captions of regions of these images, all at once from a cache, without gradient or dropout. Waits for the device.
+
+    encoded: of the whole batch, whose image tokens keep the gradient that they have. names: for errors. Raises
+    SequenceTooLongError.
+    """
+    used = sorted(set(images))
+    places = [used.index(image) for image in images]
+    frozen = encoded.frozen(used)
+    with torch.no_grad(), evaluating(model.vlm):
+        asked = model.describe_questions(regions.detached(), places, [None] * len(places), names=names)
+        said = model.generate(frozen, asked, max_new_tokens, draw)
+    forget_casts()
+    words = [len(ids) > (not cut) for ids, cut in zip(said.ids, said.truncated, strict=True)]
+    return Rolled(said, frozen, mask1, places, [row for row, spoken in enumerate(words) if spoken])
+
+
+def describe_captions(rolled: Rolled, entropy_A: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is logged of pseudo captions: means and shares, scalars."""
+    said, rows = rolled.said, len(rolled.images)
+    known = {
+        "length": sum(map(len, said.ids)) / rows,
+        "distinct": len(set(said.texts)) / rows,
+        "truncated": sum(said.truncated) / rows,
+        "empty": 1 - len(rolled.spoken) / rows,
+        "regions": float(rows),
+    }
+    return {"entropy": entropy_A.detach().mean()} | {name: torch.tensor(value) for name, value in known.items()}
+
+
+def forget_casts() -> None:
+    """Autocast keeps the weights that it has cast: those of a forward without gradient have none, and must not serve
+    one with gradient."""
+    if torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"):
+        torch.clear_autocast_cache()

@@ -1,0 +1,54 @@
+"""The images of a batch that a step learns from: the others are not encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from maskcap.data.batch import Batch
+from maskcap.loops.base import Loop
+from maskcap.models.transfer import to_device
+
+_OF_REGIONS = ("caption", "phrase", "question", "references", "phrases", "region_ids")
+_OF_IMAGES = ("keys", "sources", "sizes")
+
+
+def used_images(batch: Batch, loops: Iterable[Loop], progress: float) -> Batch:
+    """Without the images of which no loop learns at this share of the run, those without words before the cycle, say.
+
+    The whole batch where all are used, or none: then nothing is encoded at all.
+    """
+    regions = {region for loop in loops for region in loop.regions_of(batch, progress)}
+    images = sorted(set(batch.images_of(sorted(regions))))
+    return only_images(batch, images) if 0 < len(images) < len(batch.keys) else batch
+
+
+def only_images(batch: Batch, images: Sequence[int]) -> Batch:
+    """These images, ascending, with all of their regions. Nothing waits for the device."""
+    owners = batch.images_of(range(len(batch.region_ids)))
+    here = {image: number for number, image in enumerate(images)}
+    kept = [region for region, image in enumerate(owners) if image in here]
+    places = [here[owners[region]] for region in kept]
+    of_regions, of_images, region_image = to_device(
+        [torch.tensor(each) for each in (kept, list(images), places)], batch.image1.device
+    )
+
+    def rows(tensor: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor | None:
+        return None if tensor is None else tensor.index_select(0, indices)
+
+    lists: dict[str, Any] = {name: [getattr(batch, name)[region] for region in kept] for name in _OF_REGIONS}
+    lists |= {name: [getattr(batch, name)[image] for image in images] for name in _OF_IMAGES}
+    return replace(
+        batch,
+        image1=batch.image1.index_select(0, of_images),
+        mask1=batch.mask1.index_select(0, of_regions),
+        region_image=region_image,
+        image2=rows(batch.image2, of_images),
+        mask2=rows(batch.mask2, of_regions),
+        host_region_image=tuple(places),
+        padding=tuple(batch.padding[image] for image in images) if batch.padding else (),
+        **lists,
+    )
