@@ -25,6 +25,8 @@ METRICS = (
     "val/ciou",
     "val/miou_content",
     "val/prompt_miou",
+    "val/cycle_miou",
+    "val/cross_frame_miou",
     "train_seconds",
     "val_seconds",
 )

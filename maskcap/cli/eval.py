@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_TRAINING_ONLY = ("checkpoint", "last", "lr_monitor")  # callbacks without a use here
+_TRAINING_ONLY = ("checkpoint", "last", "lr_monitor", "pseudo_captions")  # callbacks without a use here
 _LIMITS = ("limit_val_batches", "overfit_batches", "fast_dev_run")  # of a run that was cut short for a look
 _CARRIED = ("image_size", "caption_choice", "phrase_choice", "val_caption_choice", "val_phrase_choice")
 

@@ -20,6 +20,8 @@ Series = tuple[np.ndarray, np.ndarray]  # steps and values, float64 (n,) each
 INK, FAINT = "#1f2933", "#7b8794"
 _PALETTE = ("#1f2933", "#00a3a1", "#f2542d", "#5b5bd6", "#d99a00", "#c2398b", "#3a8f3a", "#7b8794")
 _MASKS = ("miou", "ciou", "precision_50")
+_FURTHER_MASKS = ("prompt_miou", "cycle_miou", "cross_frame_miou")
+_PSEUDO_CAPTIONS = ("entropy", "kl", "distinct", "length")  # as the loop `cycle` logs them
 _CAPTIONS = ("caption_exact", "caption_f1", "caption_meteor", "caption_cider")
 
 
@@ -47,9 +49,11 @@ def read_metrics(metrics_csv: str | Path) -> dict[str, Series]:
 
 
 def curves_figure(metrics_csv: str | Path) -> Figure:
-    """Training losses (faint as logged, bold smoothed), mask scores and caption scores over the optimiser's steps.
+    """Training losses (faint as logged, bold smoothed), mask scores, caption scores, and what the cycle logs of
+    its pseudo captions, over the optimiser's steps.
 
-    Panels without data are left out. CIDEr is drawn divided by 10 to share the axis. Raises as `read_metrics`.
+    Panels without data are left out. To share an axis, CIDEr and the pseudo captions' length are drawn divided by 10.
+    Raises as `read_metrics`.
     """
     from matplotlib.figure import Figure
 
@@ -60,6 +64,7 @@ def curves_figure(metrics_csv: str | Path) -> Figure:
             ("training losses", _losses(series)),
             ("masks, validation", _scores(series, _MASKS)),
             ("captions, validation", _scores(series, _CAPTIONS)),
+            ("pseudo captions, training", _pseudo_captions(series)),
         )
         if names
     ]
@@ -73,6 +78,8 @@ def curves_figure(metrics_csv: str | Path) -> Figure:
             _curve(axes, name, series[name], _PALETTE[index % len(_PALETTE)])
         if title == "training losses":
             _loss_scale(axes, [series[name][1] for name in names])
+        elif title == "pseudo captions, training":
+            axes.set_ylim(bottom=0)
         else:
             axes.set_ylim(-0.02, 1.02)
         axes.legend(frameon=False, fontsize=8, labelcolor=INK)
@@ -92,14 +99,29 @@ def _losses(series: dict[str, Series]) -> list[str]:
 def _scores(series: dict[str, Series], main: tuple[str, ...]) -> list[str]:
     """The main scores of the set called "main", then those of other loops and sets (`val/miou_content`)."""
     names = [f"val/{score}" for score in main]
-    further = [name for name in sorted(series) if name.startswith((f"val/{main[0]}_", f"val/prompt_{main[0]}"))]
+    starts = tuple(f"val/{score}" for score in (f"{main[0]}_", *(_FURTHER_MASKS if main is _MASKS else ())))
+    further = [name for name in sorted(series) if name.startswith(starts)]
     return [name for name in names + further if name in series]
+
+
+def _pseudo_captions(series: dict[str, Series]) -> list[str]:
+    """In their own order; without `kl` where it is 0 throughout, as it is without a reference."""
+    found = []
+    for quantity in _PSEUDO_CAPTIONS:
+        names = [f"train/cycle/{quantity}{suffix}" for suffix in ("", "_step", "_epoch")]
+        logged = [name for name in names if name in series]
+        if logged and (quantity != "kl" or series[logged[0]][1].any()):
+            found.append(logged[0])
+    return found
 
 
 def _curve(axes: Axes, name: str, points: Series, colour: str) -> None:
     steps, values = points
     if name.startswith("train/"):
         label = name.removeprefix("train/").replace("/loss", "")
+        label = label.rpartition("/")[2]
+        if name.startswith("train/cycle/length"):
+            values, label = values / 10, f"{label} / 10"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
         axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=label)
         return

@@ -24,7 +24,8 @@ __all__ = ["PredictionView", "curves_figure", "figure_to_array", "prediction_fig
 
 TRUTH_COLOUR, PREDICTION_COLOUR = "#00a3a1", "#f2542d"  # told apart by colour-blind readers too
 _PANEL, _GAP, _TEXT = 2.6, 0.12, 0.95  # inches: side of a picture, space around it, height of the text below
-_LINES, _CHARACTERS = 3, 38
+_LINES, _CHARACTERS = 3, 38  # of a caption
+_LINE = 0.15  # inches, a line of it
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class PredictionView:
     """What one picture shows; None stands for what the run does not predict or the data set lacks.
 
     image: uint8 (H, W, 3) RGB. true_mask, predicted_mask: (H, W), bool or 0/1. caption: the true one.
-    phrase: what was asked of caption → mask.
+    phrase: what was asked of caption → mask. name: of the region, stands below.
     """
 
     image: np.ndarray
@@ -41,6 +42,7 @@ class PredictionView:
     caption: str | None = None
     predicted_caption: str | None = None
     phrase: str | None = None
+    name: str | None = None
 
 
 def prediction_figure(
@@ -58,9 +60,10 @@ def prediction_figure(
     return prediction_grid([PredictionView(image, true_mask, predicted_mask, caption, predicted_caption, phrase)])
 
 
-def prediction_grid(views: Sequence[PredictionView], columns: int = 2) -> Figure:
+def prediction_grid(views: Sequence[PredictionView], columns: int = 2, lines: int | None = _LINES) -> Figure:
     """Several regions, `columns` pairs of pictures a row, in the given order.
 
+    lines: of a caption, before it ends in an ellipsis; None: rows grow so that none does.
     Raises ValueError for no views, and as `prediction_figure`.
     """
     from matplotlib.figure import Figure
@@ -71,11 +74,13 @@ def prediction_grid(views: Sequence[PredictionView], columns: int = 2) -> Figure
         _check(view)
     columns = min(columns, len(views))
     rows = -(-len(views) // columns)
-    cell = (2 * _PANEL + 3 * _GAP, 0.3 + _PANEL + _TEXT)
+    lines = _most_lines(views) if lines is None else lines
+    text = _TEXT + (lines - _LINES) * _LINE
+    cell = (2 * _PANEL + 3 * _GAP, 0.3 + _PANEL + text)
     figure = Figure(figsize=(columns * cell[0], rows * cell[1]), dpi=100, facecolor="white")
     for index, view in enumerate(views):
         row, column = divmod(index, columns)
-        _draw_view(figure, view, left=column * cell[0] + _GAP, bottom=(rows - 1 - row) * cell[1] + _TEXT)
+        _draw_view(figure, view, column * cell[0] + _GAP, (rows - 1 - row) * cell[1], text, lines)
     return figure
 
 
@@ -90,25 +95,26 @@ def figure_to_array(figure: Figure) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _draw_view(figure: Figure, view: PredictionView, left: float, bottom: float) -> None:
-    """left, bottom: inches, the lower left corner of the truth's picture."""
-    truth = _panel(figure, left, bottom)
+def _draw_view(figure: Figure, view: PredictionView, left: float, bottom: float, text: float, lines: int) -> None:
+    """left, bottom: inches, the lower left corner of the text; text: its height, with `lines` lines of each caption."""
+    truth = _panel(figure, left, bottom + text)
     _overlay(truth, view.image, view.true_mask, TRUTH_COLOUR)
-    _texts(truth, "truth", TRUTH_COLOUR, view.caption)
-    prediction = _panel(figure, left + _PANEL + _GAP, bottom)
+    _texts(truth, "truth", TRUTH_COLOUR, view.caption, lines)
+    prediction = _panel(figure, left + _PANEL + _GAP, bottom + text)
     _overlay(prediction, view.image, view.predicted_mask, PREDICTION_COLOUR)
-    _texts(prediction, "prediction", PREDICTION_COLOUR, view.predicted_caption, "—")
+    _texts(prediction, "prediction", PREDICTION_COLOUR, view.predicted_caption, lines, "—")
     if view.predicted_mask is not None:
         _outline(prediction, view.true_mask, TRUTH_COLOUR, 1.0, linestyles="dashed")
         iou = _iou(view.predicted_mask, view.true_mask)
         prediction.text(
             1, 1.02, f"IoU {iou:.2f}", transform=prediction.transAxes, ha="right", va="bottom", fontsize=9, color=INK
         )
-    if view.phrase is not None:
+    below = [view.name, None if view.phrase is None else f"asked for: {view.phrase}"]
+    if any(below):
         width, height = figure.get_size_inches()
-        phrase = _wrap(f"asked for: {view.phrase}", 2 * _CHARACTERS, 1)
-        place = left / width, (bottom - _TEXT + 0.12) / height
-        figure.text(*place, phrase, va="bottom", fontsize=8, color=FAINT, style="italic", parse_math=False)
+        foot = _wrap("  ".join(filter(None, below)), 2 * _CHARACTERS, 1)
+        place = left / width, (bottom + 0.12) / height
+        figure.text(*place, foot, va="bottom", fontsize=8, color=FAINT, style="italic", parse_math=False)
 
 
 def _panel(figure: Figure, left: float, bottom: float) -> Axes:
@@ -150,12 +156,17 @@ def _outline(axes: Axes, mask: np.ndarray, colour: str, width: float, **style: A
     axes.set_ylim(rows - 0.5, -0.5)
 
 
-def _texts(axes: Axes, title: str, colour: str, caption: str | None, absent: str = "") -> None:
+def _texts(axes: Axes, title: str, colour: str, caption: str | None, lines: int, absent: str = "") -> None:
     axes.text(
         0, 1.02, title, transform=axes.transAxes, va="bottom", fontsize=9, color=colour, weight="bold", parse_math=False
     )
-    text = absent if caption is None else _wrap(caption, _CHARACTERS, _LINES)
+    text = absent if caption is None else _wrap(caption, _CHARACTERS, lines)
     axes.text(0, -0.03, text, transform=axes.transAxes, va="top", fontsize=9, color=INK, parse_math=False)
+
+
+def _most_lines(views: Sequence[PredictionView]) -> int:
+    captions = [text for view in views for text in (view.caption, view.predicted_caption) if text]
+    return max(_LINES, *(len(textwrap.wrap(text, _CHARACTERS)) for text in ["", *captions]))
 
 
 def _wrap(text: str, width: int, lines: int) -> str:

@@ -23,7 +23,7 @@ NAMES = {
     "sam_decode": "SAM2 decode",
 }
 """The components, as people read them."""
-SCORES = ("caption_exact", "caption_f1", "miou", "ciou", "prompt_miou", "prompt_ciou")
+SCORES = ("caption_exact", "caption_f1", "miou", "ciou", "prompt_miou", "prompt_ciou", "cycle_miou", "cross_frame_miou")
 """Of a sweep's scores, those that are shown; sweep.json has all."""
 _NOTE = (
     "One image at a time, medians. slots: tokens the vision encoder computes; tokens: those the language model reads. "

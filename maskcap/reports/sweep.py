@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = ("#00a3a1", "#f2542d", "#5b5bd6", "#d99a00", "#c2398b", "#3a8f3a")
+_LINES = ("#00a3a1", "#f2542d", "#5b5bd6", "#d99a00", "#c2398b", "#3a8f3a", "#1f2933", "#7b8794")
 _PARTS = ("#b8c4ce", "#00a3a1", "#7fd1cf", "#5b5bd6", "#a9a9ee", "#d99a00", "#f2cf7a", "#e4e7eb")
 _OTHER = "everything else"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from maskcap.cli.comparison import CompareRuns, comparison_table, read_runs
+from maskcap.cli.comparison import METRICS, CompareRuns, comparison_table, read_runs
 
 
 def make_run(folder: Path, number: int, crops: int, metrics: dict[str, float] | None) -> None:
@@ -33,6 +33,13 @@ def test_runs_are_compared_by_the_settings_in_which_they_differ(
     assert lines[0] == "| run | vision_tokens.max_crops | pair_size | miou |" and lines[4] == "| 2 | 4 | 1 | 0.2 |"
     assert lines[5] == "| 3 | 6 | - | - |"  # ended before its first validation
     assert "vision_tokens.max_crops" in capsys.readouterr().out
+
+
+def test_the_cycles_scores_are_shown_where_a_run_has_them(tmp_path: Path) -> None:
+    for number, name in enumerate(["val/cycle_miou", "val/cross_frame_miou"]):
+        make_run(tmp_path, number, number, {name: 0.5})
+    header, _ = comparison_table(read_runs(tmp_path), METRICS)
+    assert header == ["run", "vision_tokens.max_crops", "cycle_miou", "cross_frame_miou"]
 
 
 def test_a_multirun_without_a_run_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

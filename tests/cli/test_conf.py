@@ -13,6 +13,7 @@ from maskcap.cli.from_shards import use_shards
 from maskcap.cli.launch import conf_folder
 from maskcap.cli.train import TRAIN_SCHEMA
 from maskcap.config import CheckedConfig, check_config
+from maskcap.data.scenes import make_scenes
 
 CONF = conf_folder()
 GROUPS = ["callbacks", "data", "debug", "logger", "loops", "model", "optimizer", "paths", "scheduler", "segmenter"]
@@ -45,8 +46,8 @@ def checked(*overrides: str) -> CheckedConfig:
 
 def test_no_group_is_forgotten_here():
     folders = {path.name for path in CONF.iterdir() if path.is_dir()}
-    # loader is part of data's choices, geometry of `maskcap tokens`
-    assert folders == {*GROUPS, "experiment", "hydra", "loader", "geometry"}
+    # loader and scenes are part of data's choices, geometry of `maskcap tokens`
+    assert folders == {*GROUPS, "experiment", "hydra", "loader", "scenes", "geometry"}
 
 
 @pytest.mark.parametrize("choice", CHOICES)
@@ -62,7 +63,10 @@ def test_every_experiment_with_every_debug(experiment: str, debug: str | None):
     assert config["name"] == ("overfit" if debug == "overfit" else experiment)
     if debug == "overfit":
         assert config["model"]["_target_"].endswith("tiny_internvl") and config["trainer"]["accelerator"] == "auto"
-        assert config["data"]["val"] == config["data"]["train"] or experiment == "demo"
+        if "cycle" in experiment:
+            assert config["data"]["val"]["main"]["source"]["split"] == "train"
+        else:
+            assert config["data"]["val"] == config["data"]["train"] or experiment == "demo"
 
 
 def test_train_without_arguments_is_the_demo_experiment():
@@ -72,7 +76,9 @@ def test_train_without_arguments_is_the_demo_experiment():
 @pytest.mark.parametrize("loops", choices("loops"))
 def test_tiny_models_build_with_every_choice_of_loops(loops: str):
     module = checked("model.patch_size=16", f"loops={loops}").build("module")
-    assert sorted(module.loops) == sorted(["mask_to_caption", "caption_to_mask"] if loops == "both" else [loops])
+    both = ["caption_to_mask", "mask_to_caption"]
+    expected = {"both": both, "cycle": [*both[:1], "cycle", *both[1:]]}
+    assert sorted(module.loops) == expected.get(loops, [loops])
 
 
 @pytest.mark.parametrize("data", choices("data"))
@@ -107,9 +113,63 @@ def test_masks_without_words_fine_tune_sam2_at_one_low_rate_and_overfit_at_the_t
     assert "segmenter.*" in tiny["optimizer"]["learning_rates"]
 
 
+def test_the_demo_without_most_captions_differs_from_the_demo_in_what_it_trains_on_alone():
+    demo, cycle = checked("data=demo").values, checked("data=demo_cycle").values
+    changed = {name for name in demo["data"] if demo["data"][name] != cycle["data"][name]}
+    assert changed == {"train", "spread"} and set(demo["data"]) == set(cycle["data"])
+    assert demo | {"data": None} == cycle | {"data": None}
+
+
+@pytest.mark.parametrize("data", ["demo_cycle", "cycle_sa1b", "cycle_sav"])
+def test_captions_here_and_masks_there_in_every_batch(data: str, tmp_path: Path):
+    sizes = {"seed": 0, "train": 15, "val": 3, "size": 64}
+    if data == "demo_cycle":
+        given = [f"data.prepare.{name}={size}" for name, size in sizes.items()]
+    else:
+        make_scenes(tmp_path, **sizes)
+        given = ["data.val_fraction=0.3", "data.image_size=64", "data.batch_size=4", "data.num_workers=0"]
+    config = composed(f"data={data}", *given, "data.samples_per_epoch=16")
+    config.data.root = str(tmp_path)
+    module = check_config(config, TRAIN_SCHEMA).build("data")
+    module.prepare_data()
+    module.setup("fit")
+    worded, bare = module.has_captions("train")
+    assert module.has_captions("train") == module.has_phrases("train") == {worded: True, bare: False}
+    images = [{source.image_of(i) for i in range(len(source))} for source in module.train_sources.values()]
+    assert not images[0] & images[1]
+    if data == "demo_cycle":
+        assert len(images[0]) == 3 and len(images[1]) == 12
+    for batch in module.train_dataloader():
+        regions = zip(batch.images_of(range(len(batch.caption))), batch.caption, strict=True)
+        captioned = {image for image, caption in regions if caption is not None}
+        assert len(captioned) == len(batch.keys) / 2
+        assert (batch.image2 is not None) == (data == "cycle_sav")
+        if batch.image2 is not None:
+            stills = [i for i in range(len(batch.keys)) if (batch.image1[i] == batch.image2[i]).all()]
+            assert set(stills) == captioned
+    names = {"demo_cycle": ["main", "content"], "cycle_sa1b": ["main", "sa1b"], "cycle_sav": ["main", "sav"]}[data]
+    assert module.val_names == names
+    singles = [next(iter(loader)).image2 is None for loader in module.val_dataloader()]
+    assert singles == [True, data != "cycle_sav"]
+
+
 def test_overfit_generates_captions_as_long_as_real_ones():
     assert checked("experiment=refcoco", "debug=overfit")["mask_caption"]["max_new_tokens"] == 128
 
 
 def test_the_module_says_how_many_pictures_there_are():
     assert checked("module.pictures=12")["callbacks"]["pictures"]["count"] == 12
+
+
+def test_the_cycle_brings_a_callback_beside_the_others(tmp_path: Path):
+    others = set(checked("loops=both")["callbacks"])
+    config = composed("experiment=demo_cycle")
+    assert set(config.callbacks) - others == {"pseudo_captions"}
+    (callback,) = [
+        each
+        for each in checked("experiment=demo_cycle").build("callbacks").values()
+        if type(each).__name__ == "PseudoCaptions"
+    ]
+    assert (callback.count, callback.image_size) == (20, None)
+    assert checked("loops=cycle", "callbacks.pseudo_captions.count=3")["callbacks"]["pseudo_captions"]["count"] == 3
+    assert set(checked("loops=cycle", "callbacks.pseudo_captions=null").build("callbacks")) == others

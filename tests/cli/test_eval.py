@@ -42,6 +42,11 @@ def test_every_choice_gives_a_valid_run(overrides: tuple[str, ...]):
     assert values["trainer"]["accelerator"] == ("gpu" if overrides == ("trainer=gpu",) else "auto")
 
 
+def test_what_a_cycle_run_shows_of_its_training_images_stays_out():
+    config = merged("data=demo", trained=("loops=cycle",))
+    assert "pseudo_captions" not in config.callbacks and "pictures" in config.callbacks
+
+
 def test_every_record_is_evaluated_unless_a_limit_is_given():
     trained = ("data.limit_val=7", "+trainer.limit_val_batches=2", "+data.val_regions_per_image=3")
     config = merged(trained=trained)

@@ -48,6 +48,20 @@ def test_each_panel_draws_its_main_curves(metrics_csv: Path):
     assert figure_to_array(figure).std() > 0
 
 
+def test_the_cycles_masks_and_pseudo_captions_have_their_places(tmp_path: Path):
+    path = tmp_path / "metrics.csv"
+    names = "val/miou,val/cycle_miou,val/cross_frame_miou_sav,val/cycle_distinct"
+    train = "train/cycle/length_step,train/cycle/entropy,train/cycle/kl,train/cycle/distinct,train/cycle/empty"
+    path.write_text(f"epoch,step,{train},{names}\n0,10,8,1.5,0,0.5,0,,,,\n0,20,6,1,0.25,1,0,0.5,0.25,0.75,1\n")
+    masks, pseudo = curves_figure(path).axes
+    assert legend(masks) == ["miou  0.500", "cross_frame_miou_sav  0.750", "cycle_miou  0.250"]
+    assert legend(pseudo) == ["entropy", "kl", "distinct", "length_step / 10"]
+    assert np.asarray(pseudo.lines[-1].get_ydata()).tolist() == [0.8, 0.6]
+    assert pseudo.get_ylim()[0] == 0 and pseudo.get_ylim()[1] > 1.5
+    path.write_text(path.read_text().replace("0.25,1,0,", "0,1,0,"))  # no reference
+    assert legend(curves_figure(path).axes[1]) == ["entropy", "distinct", "length_step / 10"]
+
+
 def test_a_run_without_metrics_still_gives_a_figure(tmp_path: Path):
     path = tmp_path / "metrics.csv"
     path.write_text("epoch,step\n0,1\n")

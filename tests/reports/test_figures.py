@@ -80,6 +80,28 @@ def test_a_long_caption_shows_that_it_goes_on():
     assert wrapped.count("\n") == 2 and wrapped.endswith("…")
 
 
+def test_rows_grow_so_that_no_caption_is_cut():
+    v = view()
+    long = PredictionView(v.image, v.true_mask, v.predicted_mask, None, "word " * 60, name="set/train/0 region 3")
+    short, grown = prediction_grid([long, v], columns=4), prediction_grid([long, v], columns=4, lines=None)
+    (text,) = [each for each in texts(grown) if each.startswith("word")]
+    assert text.split() == ["word"] * 60 and text.count("\n") == 8
+    assert any(each.endswith("…") for each in texts(short))
+    assert "set/train/0 region 3" in texts(grown)
+    assert grown.get_size_inches()[1] - short.get_size_inches()[1] == pytest.approx(6 * 0.15)
+    assert figure_to_array(grown).shape[1] == figure_to_array(short).shape[1]
+    usual = [prediction_grid([v], lines=lines).get_size_inches().tolist() for lines in (3, None)]
+    assert usual[0] == usual[1]  # of short captions
+    from matplotlib.text import Text
+
+    boxes = [
+        artist.get_window_extent()
+        for artist in grown.findobj(Text)
+        if artist.get_text().startswith(("word", "set/"))  # pyright: ignore
+    ]
+    assert not boxes[0].overlaps(boxes[1]) and min(box.y0 for box in boxes) > 0
+
+
 def test_wrong_shapes_are_refused():
     v = view()
     with pytest.raises(ValueError, match=r"predicted_mask is \(4, 4\) but the image is \(32, 48\)"):

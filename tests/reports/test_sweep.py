@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from maskcap.reports.figures import figure_to_array
+from maskcap.reports.latency_tables import SCORES
 from maskcap.reports.sweep import sweep_figure
 from maskcap.vision_tokens.latency import COMPONENTS
 
@@ -29,6 +30,14 @@ def test_scores_stand_at_their_tokens_and_bars_add_up_to_the_total():
     assert [sum(each) for each in zip(*heights.values(), strict=True)] == pytest.approx([20.0] * 3)
     assert [text.get_text() for text in right.texts] == ["20 ms"] * 3
     assert figure_to_array(figure).shape[2] == 3
+
+
+def test_all_scores_are_drawn():
+    every = row("1 crop", 512.0) | {"scores": dict.fromkeys(SCORES, 0.5)}
+    left, _ = sweep_figure([every], 4, "a device").axes
+    assert {"cycle_miou", "cross_frame_miou"} <= {str(line.get_label()) for line in left.get_lines()}
+    legend = left.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == list(SCORES)
 
 
 def test_settings_without_memory_are_named():

@@ -47,10 +47,14 @@ class Pictures(pl.Callback):
         if not pictures:
             return
         step, _ = self._loaded.position(trainer)
-        pixels = _draw(pictures)
-        _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"step_{step:06d}.png")
-        for logger in trainer.loggers:
-            send_image(logger, "val/samples", pixels, step)
+        show_picture(trainer, _draw(pictures), "step", "val/samples", step)
+
+
+def show_picture(trainer: pl.Trainer, pixels: np.ndarray, stem: str, name: str, step: int) -> None:
+    """Write uint8 (H, W, 3) to `<run folder>/samples/<stem>_<step>.png`, and show it in the loggers as `name`."""
+    _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"{stem}_{step:06d}.png")
+    for logger in trainer.loggers:
+        send_image(logger, name, pixels, step)
 
 
 def send_image(logger: Logger, name: str, pixels: np.ndarray, step: int) -> None:

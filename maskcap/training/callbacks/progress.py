@@ -13,7 +13,7 @@ from rich.console import Console
 log = logging.getLogger(__name__)
 
 SHORT_NAMES = {"mask_to_caption": "caption", "caption_to_mask": "mask", "prompt_to_mask": "prompt"}
-_MAIN_SCORES = ("val/miou", "val/ciou", "val/caption_exact", "val/caption_f1")
+_MAIN_SCORES = ("val/miou", "val/ciou", "val/caption_exact", "val/caption_f1", "val/cycle_miou", "val/cross_frame_miou")
 
 
 class RichBars(RichProgressBar):

@@ -49,6 +49,21 @@ def test_without_a_terminal_lines_are_logged(
     assert [line.split("  ")[0] for line in lines] == ["step 3/8", "step 4", "step 6/8", "step 8"]
 
 
+def test_the_cycles_scores_are_among_a_validations(
+    make_trainer: Any, module: Any, loader: Any, caplog: pytest.LogCaptureFixture
+):
+    class Scores(pl.Callback):
+        def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            pl_module.log("val/cross_frame_miou", 0.75)
+            pl_module.log("val/cycle_miou", 0.5)
+
+    with caplog.at_level(logging.INFO, logger="maskcap"):
+        bars = RichBars(console_kwargs={"file": io.StringIO()})
+        make_trainer(Scores(), bars, max_epochs=1).fit(module, loader, loader)
+    (line,) = [message for message in caplog.messages if "validation" in message]
+    assert line.endswith("val/ciou 0.500  val/cycle_miou 0.500  val/cross_frame_miou 0.750")
+
+
 def test_speeds_are_shown_once_they_are_known(
     make_trainer: Any, module: Any, loader: Any, caplog: pytest.LogCaptureFixture
 ):
