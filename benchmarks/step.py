@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.cycle_cost import cycle_ratios, cycle_table, measure_cycle
 from benchmarks.head import head_ratios, head_table, measure_head
 from benchmarks.regions import draw_batch
 from benchmarks.shapes import NAMES, Trained, build_model
@@ -27,7 +28,7 @@ from maskcap.data.batch import Batch
 from maskcap.training.flops import UnitFlops, step_flops, unit_flops
 from maskcap.training.peak_flops import peak_flops
 
-PARTS = ("steps", "trainer", "head")
+PARTS = ("steps", "cycle", "trainer", "head")
 MEANING = f"""{RECIPE}: the published recipe, which the project's goals call packing none. Every region is two samples,
     one a direction; each sample encodes its image anew and is a sequence of its own.
 {NONE}: each image is encoded once, each sample is a sequence of its own.
@@ -63,6 +64,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         print(f"load of the machine {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores\n\n{MEANING}")
         for run in _runs(options):
             figures |= _measure_run(run, options)
+    if "cycle" in options.parts:
+        figures |= _measure_cycle(options)
     if "trainer" in options.parts:
         figures |= _measure_trainer(options)
     if "head" in options.parts:
@@ -156,6 +159,20 @@ def _profile(stepper: Stepper, batch: Batch) -> str:
     with profile(activities=[getattr(ProfilerActivity, device.upper())]) as profiler:
         stepper.step(TREE, batch)
     return profiler.key_averages().table(sort_by=f"self_{device}_time_total", row_limit=20)
+
+
+def _measure_cycle(options: argparse.Namespace) -> dict[str, float]:
+    """The demo's models at K=4 on a CPU; where there is a GPU also the others, with adapters."""
+    runs = [run for run in _runs(options) if run == DEMO or run.trained == "adapters"]
+    figures: dict[str, float] = {}
+    for run in runs:
+        stepper = Stepper(build_model(run.shapes, run.device, run.trained), options.attention, mixed=run != DEMO)
+        side = 128 if run.shapes == "tiny" else 1024
+        times = measure_cycle(stepper, draw_batch(options.images, 4, side), options.rounds)
+        print("\n" + cycle_table(times, f"a step, {run.shapes} on {run.device}, K=4, {options.images} images"))
+        ratio = cycle_ratios(times, on_host=run.device == "cpu")
+        figures |= {f"{name}{run.ending}": value for name, value in ratio.items()}
+    return figures
 
 
 def _measure_trainer(options: argparse.Namespace) -> dict[str, float]:

@@ -65,10 +65,14 @@ class Stepper:
             result = step_recipe(self.model, self.loops, batch, len(batch.keys), self.mixed)
         else:
             result = step_shared(self.model, self.loops, batch, "tree" if way == TREE else "none", self.mixed)
+        self.finish()
+        return result
+
+    def finish(self) -> None:
+        """The optimizer's step; returns when the device is done."""
         self.optimizer.step()
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return result
 
     def choose_attention(self, way: str) -> None:
         """The language model's, for this way."""
