@@ -104,7 +104,7 @@ def test_a_multirun_goes_on_after_a_run_that_fails(
         (["+optimizer.lrr=1"], 2, "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         (["optimizer.fused=true"], 1, "+optimizer.fused=true sets it"),
         (["optimiser=adamw"], 1, "unknown key 'optimiser'; did you mean 'optimizer'"),
-        (["data=refcok"], 1, "there is no data=refcok; did you mean 'refcoco'? Choices: demo, mixture, osprey"),
+        (["data=refcok"], 1, "there is no data=refcok; did you mean 'refcoco'? Choices: cycle_sa1b, cycle_sav, demo, demo_cycle, mixture"),
         (["+experiment=refcoc"], 1, "there is no experiment=refcoc; did you mean 'refcoco'?"),
         (["a b"], 1, "'a b' is not key=value"),
         (["optimizer.lr=fast"], 2, "optimizer.lr must be float, not 'fast' (str)"),
@@ -172,7 +172,7 @@ def test_help_shows_examples_and_imports_nothing_heavy(name: str):
     script = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
     script += "from maskcap.cli.main import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", script, name, "--help"], capture_output=True, text=True, check=True)
-    assert f"python {name}.py" in done.stdout and "data: demo, mixture" in done.stdout
+    assert f"python {name}.py" in done.stdout and "data: cycle_sa1b, cycle_sav, demo" in done.stdout
     assert done.stdout.splitlines()[-1] == "False" and done.stderr == ""
 
 
