@@ -149,5 +149,5 @@ def test_help_shows_examples_and_imports_nothing_heavy():
     script = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
     script += "from maskcap.cli.main import main; main(['shard', '--help'])"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert "maskcap shard data=sa1b" in done.stdout and "data: demo, mixture" in done.stdout
+    assert "maskcap shard data=sa1b" in done.stdout and "data: cycle_sa1b, cycle_sav, demo" in done.stdout
     assert done.stdout.splitlines()[-1] == "False" and done.stderr == ""
