@@ -130,12 +130,17 @@ class Loop(ABC):
 
     weight: 0: the loop takes part in validation alone.
     needs: "captions" of any kind, "phrases" that single a region out, or None.
-    generates: whether predict writes captions: validation then honours describe_sets.
+    generates: whether predict writes captions: validation then honours describe_sets. wordless: whether it learns from
+      regions without captions alone.
     """
 
     weight: float
     needs: Need | None
     generates: bool = False
+    wordless: bool = False
+
+    def check(self, model: MaskCaptionModel) -> None:  # noqa: B027 (most loops need nothing more)
+        """Asked once before a fit. Raises ConfigError where the model lacks what the loop needs."""
 
     def regions_of(self, batch: Batch, progress: float) -> list[int]:
         """The batch's regions that the loop learns from at this share of the run: images without any are not encoded.
@@ -182,7 +187,8 @@ def nothing_to_learn(model: MaskCaptionModel) -> Ask:
 
 def weighted_sum(parts: Mapping[str, tuple[float, torch.Tensor]]) -> LoopOutput:
     """Losses with their weights, by name → their sum; each is logged as it is."""
-    loss = torch.stack([weight * value for weight, value in parts.values()]).sum()
+    weighed = [weight * value for weight, value in parts.values() if weight]  # the others cost no backward
+    loss = torch.stack(weighed or [0.0 * value for _, value in parts.values()]).sum()
     return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
 
 

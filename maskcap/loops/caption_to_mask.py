@@ -70,12 +70,13 @@ class CaptionToMask(Loop):
 
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Weighted sum of the losses above; each is logged by its name."""
+        keep_image = context.keep_image()  # drawn by every rank, also by one without phrases
         chosen = self.regions_of(batch, context.progress)
         if not chosen:
             return nothing_to_learn(model)
         phrases = [batch.phrase[index] or "" for index in chosen]
         questions = model.phrase_questions(
-            phrases, batch.images_of(chosen), keep_image=context.keep_image(), names=batch.names_of(chosen)
+            phrases, batch.images_of(chosen), keep_image=keep_image, names=batch.names_of(chosen)
         )
         asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen))
 
@@ -131,7 +132,9 @@ def phrase_losses(
 ) -> dict[str, tuple[float, torch.Tensor]]:
     """Each loss of phrases read with their images (`encoded`), with its weight, by name."""
     seg_states = reading.seg_states
-    parts = {"answer": (settings.answer_weight, model.answer_loss(encoded, reading))}
+    parts: dict[str, tuple[float, torch.Tensor]] = {}
+    if settings.answer_weight:
+        parts["answer"] = settings.answer_weight, model.answer_loss(encoded, reading)
     grounding_map = None
     if model.grounding is not None:
         grounding_map, losses = _ground(settings, model, asked, seg_states, encoded)

@@ -10,6 +10,7 @@ Shapes: r regions that take part, A tokens of their pseudo captions, C the langu
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,7 +23,7 @@ from maskcap.loops.mask_to_caption import greedy_captions
 from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, roll_out
 from maskcap.models.conversation import Tokens
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
-from maskcap.models.reference import FrozenCopy, ReferenceKind, reference_states
+from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
 from maskcap.models.relaxation import Relaxation, Relaxed, beyond, relax
 from maskcap.models.transfer import to_device
 
@@ -43,11 +44,12 @@ class Cycle(Loop):
     k likeliest tokens, None for all. max_new_tokens: longest pseudo caption.
     The relaxation. hard: straight-through, the phrase is made of the drawn tokens; false: of mean embeddings.
     temperature, final_temperature: of the softmax, falling geometrically from the cycle's start to the run's end; None:
-    it stays. stop_gradient: none flows through the phrase, so that only caption → mask learns (self-training).
-    What keeps the words words. reference: a frozen captioner, `copy` of the model at the cycle's start or the model
-    with `adapters_off`; kl_weight: of KL(model ‖ reference), mean over tokens, in nats. length_weight: of the expected
-    tokens beyond length_target. repetition_weight: of the probability of tokens that the caption has already, mean over
-    tokens. The rest as in CaptionToMask. Raises ConfigError for values that contradict.
+    it stays. stop_gradient: the drawn words stand as they are, so that only caption → mask learns (self-training).
+    What keeps the words words. reference: `copy`, the captioner as it was at the cycle's start, or `adapters_off`, the
+    model without its adapters (what else trains, embeddings and projector say, is as it is now); kl_weight: of KL(model
+    ‖ reference), mean over tokens, in nats. length_weight: of the expected tokens beyond length_target.
+    repetition_weight: of the probability of tokens that the caption has already, mean over tokens. The rest as in
+    CaptionToMask. Raises ConfigError for values that contradict.
     """
 
     generates = True
@@ -78,6 +80,7 @@ class Cycle(Loop):
         sampled_points: int | None = None,
     ) -> None:
         self.needs = None
+        self.wordless = regions == "uncaptioned"
         self.weight = weight
         self.start = start
         self.ramp = ramp
@@ -106,12 +109,17 @@ class Cycle(Loop):
         self._vocabulary: tuple[torch.Tensor, torch.Tensor | None] | None = None
 
     def _check(self) -> None:
-        if min(self.temperature, self.final_temperature) <= 0:
+        for name in ("temperature", "final_temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"loops.cycle.{name}={getattr(self, name)}: take a number over 0")
+        for name in ("kl_weight", "length_weight", "length_target", "repetition_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"loops.cycle.{name}={getattr(self, name)}: take 0 or more")
+        if not 0 <= self.start < 1 or not 0 <= self.ramp <= 1 - self.start:
             raise ConfigError(
-                f"loops.cycle.temperature={self.temperature}, final {self.final_temperature}: take over 0"
+                f"loops.cycle.start={self.start}, ramp={self.ramp}: shares of the run, together 1 at most, and a start "
+                "below 1 (weight=0 leaves the cycle to validation)"
             )
-        if not 0 <= self.start <= 1 or not 0 <= self.ramp <= 1:
-            raise ConfigError(f"loops.cycle.start={self.start}, ramp={self.ramp}: shares of the run, from 0 to 1")
         if self.regions not in ("uncaptioned", "all"):
             raise ConfigError(f"loops.cycle.regions={self.regions!r}: expected uncaptioned or all")
         if self.reference not in (None, "copy", "adapters_off"):
@@ -123,6 +131,8 @@ class Cycle(Loop):
 
     def state_dict(self) -> dict[str, Any]:
         """The frozen copy's weights, once there is one."""
+        if self.reference != "copy":
+            return {}
         if self._copy is None:
             return {} if self._saved_copy is None else {"copy": self._saved_copy}
         return {"copy": self._copy.state_dict()}
@@ -130,6 +140,11 @@ class Cycle(Loop):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes effect with the next step, which knows the model."""
         self._copy, self._saved_copy = None, state.get("copy")
+
+    def check(self, model: MaskCaptionModel) -> None:
+        """Raises ConfigError for a reference with its adapters off of a model without."""
+        if self.reference == "adapters_off":
+            adapters_of(model.vlm)
 
     def regions_of(self, batch: Batch, progress: float) -> list[int]:
         """Those without a caption, or all; none before the start."""
@@ -167,7 +182,8 @@ class Cycle(Loop):
 
         def finish(reading: Reading | None) -> LoopOutput:
             assert reading is not None and self._vocabulary is not None
-            relaxation = Relaxation(draw, self._temperature(context.progress), self.hard, self._vocabulary[1])
+            softness = self._temperature(context.progress)
+            relaxation = Relaxation(draw, softness, self.hard, self._vocabulary[1], self.stop_gradient)
             relaxed = relax(model.vlm, reading.answer_states, rolled.said.ids, relaxation, known)
             context.encoded.work.answers += relaxed.entropy.numel()
             parts = self._stay_words(rolled, relaxed)
@@ -220,8 +236,6 @@ class Cycle(Loop):
     ) -> dict[str, tuple[float, torch.Tensor]]:
         """Caption → mask of the regions with words, by these words' embeddings; each loss with its weight."""
         phrases = rolled.phrases(relaxed.embeds)
-        if self.stop_gradient:
-            phrases = phrases.detached()
         spoken = [chosen[row] for row in rolled.spoken]
         encoded, images = context.encoded, batch.images_of(spoken)
         mask, region_image = take(batch.mask1, spoken), take(batch.region_image, spoken)
@@ -237,7 +251,7 @@ class Cycle(Loop):
         return phrase_losses(self, model, asked, reading, encoded, context)
 
     def _temperature(self, progress: float) -> float:
-        done = (progress - self.start) / (1 - self.start) if self.start < 1 else 1.0
+        done = (progress - self.start) / (1 - self.start)
         return self.temperature * (self.final_temperature / self.temperature) ** min(1.0, done)
 
     def _draw(self, model: MaskCaptionModel, context: StepContext, regions: int, device: torch.device) -> TokenChoice:

@@ -26,6 +26,7 @@ class MaskToCaption(Loop):
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Mean cross-entropy of the answers' tokens. Logs `loss`, and `small_regions`: regions that no cell of the
         token grid sampled, described from their best-covered token."""
+        keep_image = context.keep_image()  # drawn by every rank, also by one without captions
         chosen = self.regions_of(batch, context.progress)
         if not chosen:
             return nothing_to_learn(model)
@@ -36,7 +37,7 @@ class MaskToCaption(Loop):
             batch.images_of(chosen),
             [batch.question[index] for index in chosen],
             [batch.caption[index] or "" for index in chosen],
-            keep_image=context.keep_image(),
+            keep_image=keep_image,
             names=batch.names_of(chosen),
         )
 

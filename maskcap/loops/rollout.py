@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from maskcap.errors import SequenceTooLongError
 from maskcap.models.reference import evaluating
 from maskcap.models.segments import RegionTokens
 from maskcap.models.transfer import to_device
@@ -60,14 +61,19 @@ def roll_out(
     """Captions of regions of these images, all at once from a cache, without gradient or dropout. Waits for the device.
 
     encoded: of the whole batch, whose image tokens keep the gradient that they have. names: for errors. Raises
-    SequenceTooLongError.
+    SequenceTooLongError where a caption of max_new_tokens would not fit.
     """
     used = sorted(set(images))
     places = [used.index(image) for image in images]
     frozen = encoded.frozen(used)
     with torch.no_grad(), evaluating(model.vlm):
         asked = model.describe_questions(regions.detached(), places, [None] * len(places), names=names)
-        said = model.generate(frozen, asked, max_new_tokens, draw)
+        try:
+            said = model.generate(frozen, asked, max_new_tokens, draw, reserve=max_new_tokens)
+        except SequenceTooLongError as error:
+            raise SequenceTooLongError(
+                f"{error} {max_new_tokens} of the tokens are kept for its pseudo caption: loops.cycle.max_new_tokens."
+            ) from error
     forget_casts()
     words = [len(ids) > (not cut) for ids, cut in zip(said.ids, said.truncated, strict=True)]
     return Rolled(said, frozen, mask1, places, [row for row, spoken in enumerate(words) if spoken])
@@ -87,7 +93,7 @@ def describe_captions(rolled: Rolled, entropy_A: torch.Tensor) -> dict[str, torc
 
 
 def forget_casts() -> None:
-    """Autocast keeps the weights that it has cast: those of a forward without gradient have none, and must not serve
-    one with gradient."""
+    """Autocast keeps the weights that it has cast: should those of a forward without gradient have none, they must not
+    serve one with gradient. (torch 2.13 was looked at, and casts again by itself; older ones were not.)"""
     if torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"):
         torch.clear_autocast_cache()

@@ -304,10 +304,12 @@ class MaskCaptionModel(nn.Module):
         questions: Questions,
         max_new_tokens: int | None = None,
         rule: TokenRule | None = None,
+        reserve: int = 0,
     ) -> Generated:
         """Answers to questions without one, token by token from a cache; max_new_tokens: None for the model's own.
 
-        rule: what becomes of the logits before the largest is taken. Keeps `encoded.prefix`, which has no gradient.
+        rule: what becomes of the logits before the largest is taken. reserve: tokens of the answer that must fit
+        `max_length` too. Keeps `encoded.prefix`, which has no gradient. Raises SequenceTooLongError.
         """
         sequences = build_continuations(
             self.vlm,  # type: ignore[arg-type]
@@ -315,6 +317,7 @@ class MaskCaptionModel(nn.Module):
             encoded.tokens,
             encoded.prefix if self.packing == "tree" else None,
             max_length=self.max_length,
+            reserve=reserve,
         )
         return self.vlm.generate(sequences, max_new_tokens or self.max_new_tokens, rule)  # type: ignore[operator]
 

@@ -1,4 +1,4 @@
-"""A frozen captioner to stay close to: a copy of what trains, or the same model without its adapters.
+"""A captioner to stay close to: a frozen copy of what trains, or the same model without its adapters.
 
 Shapes: r regions, A answer tokens, C width.
 """
@@ -72,10 +72,11 @@ def reference_states(
     captions: Sequence[Tokens],
     names: Sequence[str] | None = None,
 ) -> tuple[Any, torch.Tensor]:
-    """The frozen captioner's VLM, and its states (A, C) that predict the captions' tokens.
+    """The reference captioner's VLM, and its states (A, C) that predict the captions' tokens.
 
-    reference: None takes the model without its adapters. encoded: the regions' images, as `EncodedImages.frozen`
-    makes them; mask1 (r, H, W), images: the place of each region's among them. names: of the regions, for errors.
+    reference: None takes the model without its adapters, with what else trains as it is now. encoded: the regions'
+    images, as `EncodedImages.frozen` makes them; mask1 (r, H, W), images: the place of each region's among them. names:
+    of the regions, for errors.
     """
     with ExitStack() as stack:
         teacher = model
@@ -106,9 +107,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-@contextmanager
-def without_adapters(module: nn.Module) -> Iterator[None]:
-    """peft's adapters switched off for a while. Raises ConfigError when there are none."""
+def adapters_of(module: nn.Module) -> list[Any]:
+    """peft's layers. Raises ConfigError when there are none."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [part for part in module.modules() if isinstance(part, BaseTunerLayer)]
@@ -116,6 +116,13 @@ def without_adapters(module: nn.Module) -> Iterator[None]:
         raise ConfigError(
             "loops.cycle.reference=adapters_off, but the model has no adapters: give model.lora, or use reference=copy"
         )
+    return layers
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """peft's adapters switched off for a while. Raises ConfigError when there are none."""
+    layers = adapters_of(module)
     training = [(weight, weight.requires_grad) for layer in layers for weight in layer.parameters()]
     for layer in layers:
         layer.enable_adapters(False)

@@ -28,13 +28,14 @@ class Relaxation:
     """How captions were drawn, and how soft they are.
 
     choice: as in the rollout. temperature: > 0. hard: forward the tokens' own embeddings. starts: see `word_starts`,
-    on the device.
+    on the device. cut: no gradient to the distribution; that of the embeddings themselves stays, as of written words.
     """
 
     choice: TokenChoice
     temperature: float
     hard: bool = True
     starts: torch.Tensor | None = None
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ def _relax_chunk(
         noise_gRV = choice.noise.at(steps)
         perturbed_aV = perturbed_aV + noise_gRV[token.steps, token.rows].to(perturbed_aV.dtype)
     soft_aV = (perturbed_aV / relaxation.temperature).softmax(dim=-1)
+    soft_aV = soft_aV.detach() if relaxation.cut else soft_aV
     embeds = _embed(vlm, token, steps, soft_aV, relaxation)
     return embeds, entropy, divergence, p_aV[:, token.end], repeated
 

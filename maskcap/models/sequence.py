@@ -134,15 +134,19 @@ def build_continuations(
     prefix: Prefix | None,
     *,
     max_length: int | None = None,
+    reserve: int = 0,
 ) -> Sequences:
     """Left-padded rows to generate from, one a segment: whole sequences, or segments that go on from `prefix`.
 
-    Raises SequenceTooLongError as `build_sequences`.
+    reserve: tokens of what will be generated that count against `max_length` too. Raises
+    SequenceTooLongError as `build_sequences`.
     """
     segments = questions.segments
     whole = _prefixes(vlm, tokens, segments)
     pieces = pieces_of(vlm, segments, questions.regions)
-    lengths = [len(whole[s.image, True].ids) + len(piece.ids) for s, piece in zip(segments, pieces, strict=True)]
+    lengths = [
+        len(whole[s.image, True].ids) + len(piece.ids) + reserve for s, piece in zip(segments, pieces, strict=True)
+    ]
     _check_lengths(segments, lengths, max_length, tokens)
     prefixes = whole if prefix is None else {kept: before.cached() for kept, before in whole.items()}
     rows = plan_rows(segments, pieces, _lengths(prefixes), "none")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 @dataclass
 class Work:
     """Counted while a step is laid out; nothing is read from the device. What throughput and FLOPs are worked out from.
+    Readings without gradient (the cycle's rollouts, its frozen copy's) are not in it, so that with them MFU is too low.
 
     vlm_images, sam_images: images through the vision tower (a share of one where patches were selected), through SAM2's
     encoder. tokens: real tokens that the language model read; slots: the same with padding (rows × their length);

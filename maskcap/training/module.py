@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 
 from maskcap.data.batch import Batch
@@ -14,8 +15,9 @@ from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.work import Work
+from maskcap.training.loop_checks import check_words
 from maskcap.training.optimizers import AdamW, WarmupCosine
-from maskcap.training.used_images import used_images
+from maskcap.training.used_images import only_images, used_images
 from maskcap.training.validation import Validation
 
 
@@ -55,6 +57,7 @@ class MaskCaptionModule(L.LightningModule):
         self._world = 1
         self.last_work: Work | None = None  # of the last training step, for callbacks
         self.last_tokens: list[tuple[int, int]] = []  # of the last batch, `EncodedImages.token_costs`
+        self.last_images: list[int] | None = None  # of the last training batch, those that a loop learned from
         self.validation = Validation(self.loops, describe_sets, meteor=meteor, pictures=pictures)
 
     @property
@@ -83,7 +86,10 @@ class MaskCaptionModule(L.LightningModule):
             self._batches_seen = 0
             if not self.active_loops:
                 raise ConfigError(f"nothing to train: loops {list(self.loops)} all have weight 0; give one a weight")
-            _check_words(self.active_loops, getattr(self.trainer, "datamodule", None))
+            for loop in self.active_loops.values():
+                loop.check(self.model)
+            idle = {name: loop for name, loop in self.loops.items() if loop.weight == 0}
+            check_words(self.active_loops, getattr(self.trainer, "datamodule", None), idle)
 
     def on_fit_start(self) -> None:
         """Reads the length of the run once: Lightning's estimate walks the loaders."""
@@ -113,8 +119,10 @@ class MaskCaptionModule(L.LightningModule):
         """This batch's encodings, progress and random numbers."""
         seed = self.seed * 1_000_003 + self._batches_seen
         generator = torch.Generator().manual_seed(seed)
-        # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart.
-        noise = torch.Generator().manual_seed(seed + (self.global_rank + 1) * 2**40) if self._world > 1 else None
+        # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart. A seed of
+        # 32 bits: of a larger one torch's generator on the CPU takes the lowest alone.
+        own = int(np.random.SeedSequence([seed, self.global_rank + 1]).generate_state(1)[0])
+        noise = torch.Generator().manual_seed(own) if self._world > 1 else None
         encoded = self.model.encode(batch.image1, batch.sizes)
         return StepContext(encoded, self._progress, self.curriculum, generator, noise)
 
@@ -124,7 +132,8 @@ class MaskCaptionModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""
-        batch = used_images(batch, self.active_loops.values(), self._progress)
+        self.last_images = used_images(batch, self.active_loops.values(), self._progress)
+        batch = only_images(batch, self.last_images)
         context = self.step_context(batch)
         self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
         size = len(batch.keys)
@@ -176,31 +185,3 @@ class MaskCaptionModule(L.LightningModule):
     def _set_names(self, attribute: str) -> list[str]:
         names = getattr(getattr(self.trainer, "datamodule", None), attribute, None)
         return list(names) if names else ["main"]
-
-
-def _check_words(loops: Mapping[str, Loop], datamodule: Any) -> None:
-    if datamodule is None or not hasattr(datamodule, "has_phrases"):
-        return
-    having = {"captions": datamodule.has_captions("train"), "phrases": datamodule.has_phrases("train")}
-    sources = list(having["captions"])
-    for name, loop in loops.items():
-        if loop.needs is not None and not any(having[loop.needs].values()):
-            raise ConfigError(f"loop {name} needs {_WORDS[loop.needs]}; {_advice(having, sources)}")
-    useless = [s for s in sources if not any(loop.needs is None or having[loop.needs][s] for loop in loops.values())]
-    if useless:
-        raise ConfigError(f"loops {list(loops)} need words that not every source has; {_advice(having, useless)}")
-
-
-_WORDS = {"captions": "captions", "phrases": "phrases, captions that single their region out"}
-
-
-def _advice(having: Mapping[str, Mapping[str, bool]], sources: Sequence[str]) -> str:
-    if any(having["captions"][source] for source in sources):
-        return (
-            f"the captions of data source(s) {list(sources)} are none (yes or no, a class, an answer): use "
-            "loops=mask_to_caption, or add a source with phrases"
-        )
-    return (
-        f"data source(s) {list(sources)} have no captions: use loops=cycle with a captioned source beside, or "
-        "loops=prompt_to_mask, for masks without words; or leave these sources out"
-    )

@@ -16,18 +16,19 @@ _OF_REGIONS = ("caption", "phrase", "question", "references", "phrases", "region
 _OF_IMAGES = ("keys", "sources", "sizes")
 
 
-def used_images(batch: Batch, loops: Iterable[Loop], progress: float) -> Batch:
-    """Without the images of which no loop learns at this share of the run, those without words before the cycle, say.
-
-    The whole batch where all are used, or none: then nothing is encoded at all.
+def used_images(batch: Batch, loops: Iterable[Loop], progress: float) -> list[int]:
+    """The images, ascending, of which a loop learns at this share of the run; those without words before the cycle are
+    none, say. All where it is none of them: nothing is encoded then.
     """
     regions = {region for loop in loops for region in loop.regions_of(batch, progress)}
-    images = sorted(set(batch.images_of(sorted(regions))))
-    return only_images(batch, images) if 0 < len(images) < len(batch.keys) else batch
+    return sorted(set(batch.images_of(sorted(regions)))) or list(range(len(batch.keys)))
 
 
 def only_images(batch: Batch, images: Sequence[int]) -> Batch:
-    """These images, ascending, with all of their regions. Nothing waits for the device."""
+    """These images, ascending, with all of their regions; the batch itself where it is all. Nothing waits for the
+    device."""
+    if len(images) == len(batch.keys):
+        return batch
     owners = batch.images_of(range(len(batch.region_ids)))
     here = {image: number for number, image in enumerate(images)}
     kept = [region for region, image in enumerate(owners) if image in here]

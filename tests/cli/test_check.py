@@ -165,6 +165,9 @@ def test_help_says_what_the_exit_codes_are_and_imports_nothing_heavy():
     script = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules))\n"
     script += "from maskcap.cli.main import main; main(sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", script, "check", "--help"], capture_output=True, text=True, check=True)
-    assert "maskcap check data=refcoco data.root=/data" in done.stdout and "data: cycle_sa1b, cycle_sav, demo" in done.stdout
+    assert (
+        "maskcap check data=refcoco data.root=/data" in done.stdout
+        and "data: cycle_sa1b, cycle_sav, demo" in done.stdout
+    )
     assert "Exit code: 0 when every record is good, 1 when any is bad" in done.stdout
     assert done.stdout.splitlines()[-1] == "False" and done.stderr == ""

@@ -104,7 +104,11 @@ def test_a_multirun_goes_on_after_a_run_that_fails(
         (["+optimizer.lrr=1"], 2, "unknown key 'optimizer.lrr'; did you mean 'optimizer.lr'?"),
         (["optimizer.fused=true"], 1, "+optimizer.fused=true sets it"),
         (["optimiser=adamw"], 1, "unknown key 'optimiser'; did you mean 'optimizer'"),
-        (["data=refcok"], 1, "there is no data=refcok; did you mean 'refcoco'? Choices: cycle_sa1b, cycle_sav, demo, demo_cycle, mixture"),
+        (
+            ["data=refcok"],
+            1,
+            "there is no data=refcok; did you mean 'refcoco'? Choices: cycle_sa1b, cycle_sav, demo, demo_cycle",
+        ),
         (["+experiment=refcoc"], 1, "there is no experiment=refcoc; did you mean 'refcoco'?"),
         (["a b"], 1, "'a b' is not key=value"),
         (["optimizer.lr=fast"], 2, "optimizer.lr must be float, not 'fast' (str)"),

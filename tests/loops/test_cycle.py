@@ -12,11 +12,12 @@ from torch import nn
 
 from benchmarks.regions import draw_batch
 from maskcap.data.batch import Batch
-from maskcap.errors import ConfigError
+from maskcap.errors import ConfigError, SequenceTooLongError
 from maskcap.loops.base import Curriculum, Loop, LoopOutput, StepContext, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.cycle import Cycle
 from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.models.adapters import LoRA, add_lora
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_qwen2_vl, tiny_sam2
 from maskcap.models.vlm.interface import Generated
@@ -106,6 +107,30 @@ def test_the_captioner_learns_through_the_phrase_alone_and_can_be_cut_off(tiny_m
         segmenting = tiny_model.seg_mlp[0].weight.grad
         assert segmenting is not None and segmenting.norm() > 0
     assert gradients[0] > 1e-6 and gradients[1] == 0
+
+
+def test_self_training_is_caption_to_mask_on_the_models_own_words(
+    tiny_model: MaskCaptionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the gradient stopped at the caption, every gradient is that of the same phrases as text."""
+    batch = draw_batch(2, 2, 64)
+    said = [caption or "" for caption in batch.caption]
+    end = tiny_model.vlm.conversation.end
+    ids = [tiny_model.vlm.tokenizer(text + end, add_special_tokens=False).input_ids for text in said]
+    monkeypatch.setattr(tiny_model, "generate", lambda *_, **__: Generated(said, [False] * 4, ids))
+    found = []
+    for loop, given in (
+        (Cycle(stop_gradient=True, answer_weight=0.1), wordless(batch)),
+        (CaptionToMask(), replace(batch, phrase=list(said))),
+    ):
+        tiny_model.zero_grad()
+        step(tiny_model, loop, given).loss.backward()
+        weights = tiny_model.named_parameters()
+        found.append({name: p.grad.clone() for name, p in weights if p.grad is not None and p.grad.any()})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[1].items():
+        scale = gradient.abs().max().item() + 1e-4
+        torch.testing.assert_close(found[0][name], gradient, rtol=0, atol=1e-4 * scale, msg=name)
 
 
 @pytest.mark.parametrize("make", ["internvl", "qwen2_vl"])
@@ -217,6 +242,19 @@ def test_of_a_pair_the_other_frame_is_the_target(tiny_model: MaskCaptionModel, m
     expected = step(tiny_model, CaptionToMask(), replace(second, phrase=[None, *said])).logs
     for part in MASK_PARTS[:4]:
         torch.testing.assert_close(cycle[part], expected[part], rtol=1e-5, atol=1e-6, msg=part)
+    context = StepContext(tiny_model.encode(pairs.image1))
+    Cycle()(tiny_model, pairs, context)
+    work = context.encoded.work  # of both frames: the first of both images, the second of both, each once
+    assert work.vlm_images == 4 and work.sam_images == 2 and work.masks == 3
+
+
+def test_a_caption_that_may_not_fit_is_refused_before_it_is_drawn(tiny_model: MaskCaptionModel) -> None:
+    """So a run does not end by the length of one draw."""
+    batch = wordless(draw_batch(2, 2, 64))
+    tiny_model.max_length = 45
+    assert step(tiny_model, Cycle(max_new_tokens=4), batch).logs["regions"] == 4
+    with pytest.raises(SequenceTooLongError, match=r"drawn/train/. region .*loops.cycle.max_new_tokens"):
+        step(tiny_model, Cycle(max_new_tokens=40), batch)
 
 
 def test_predictions_by_the_models_own_captions(tiny_model: MaskCaptionModel) -> None:
@@ -251,26 +289,45 @@ def test_questions_of_the_data_are_not_the_cycles(
     assert asked == [["what colour?", None], [None, None]]
 
 
-def test_the_curriculum_leaves_sam2_and_the_image_out(tiny_model: MaskCaptionModel) -> None:
+def test_the_curriculum_leaves_sam2_and_the_image_out(
+    tiny_model: MaskCaptionModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = wordless(draw_batch(2, 2, 64))
     curriculum = Curriculum(image_token_dropout=1.0, segmenter_from=0.95)
     context = StepContext(tiny_model.encode(batch.image1), 0.9, curriculum, torch.Generator().manual_seed(0))
+    kept: list[list[bool]] = []
+    read = tiny_model.read
+
+    def noted(encoded: Any, asked: Any) -> Any:
+        kept.append([segment.keep_image for questions in asked for segment in questions.segments])
+        return read(encoded, asked)
+
+    monkeypatch.setattr(tiny_model, "read", noted)
     logs = Cycle(max_new_tokens=4)(tiny_model, batch, context).logs
     assert "mask_ce" not in logs and "grounding" in logs
+    assert kept == [[True] * 4, [False] * 4]  # captions are read as they were rolled out, with the image
 
 
-def test_dropout_and_modes_are_as_they_were(tiny_model: MaskCaptionModel) -> None:
-    """The rollout runs without dropout; the parts' modes, one of them set apart on purpose, are not changed."""
+def test_the_rollout_runs_without_dropout(tiny_model: MaskCaptionModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the parts' modes, one of them set apart on purpose, are afterwards what they were."""
     tiny_model.train()
+    modes: list[bool] = []
+    generate = tiny_model.generate
+
+    def noted(*given: Any, **options: Any) -> Any:
+        modes.extend(module.training for module in tiny_model.vlm.modules())
+        return generate(*given, **options)
+
+    monkeypatch.setattr(tiny_model, "generate", noted)
     apart = next(module for module in tiny_model.vlm.modules() if isinstance(module, nn.LayerNorm))
     apart.eval()
     before = [module.training for module in tiny_model.modules()]
     step(tiny_model, Cycle(max_new_tokens=3, reference="copy"), wordless(draw_batch(2, 2, 64)))
-    assert [module.training for module in tiny_model.modules()] == before
+    assert modes and not any(modes) and [module.training for module in tiny_model.modules()] == before
 
 
 def test_in_bfloat16_weights_that_the_rollout_used_still_learn(tiny_model: MaskCaptionModel) -> None:
-    """Autocast keeps casts: those of the rollout have no gradient, and would leave the weights without."""
+    """Forwards with and without gradient under one autocast, which keeps what it has cast."""
     batch = wordless(draw_batch(2, 2, 64))
     with torch.autocast("cpu", torch.bfloat16):
         loss = step(tiny_model, Cycle(max_new_tokens=4, reference="copy", kl_weight=0.1), batch).loss
@@ -299,7 +356,10 @@ def test_the_frozen_copy_travels_with_the_checkpoint(tiny_model: MaskCaptionMode
     ("given", "message"),
     [
         ({"temperature": 0.0}, "temperature"),
-        ({"start": 1.5}, "start"),
+        ({"final_temperature": float("nan")}, "final_temperature"),
+        ({"length_weight": -0.1}, "length_weight"),
+        ({"start": 1.0}, "start"),
+        ({"start": 0.8, "ramp": 0.3}, "ramp"),
         ({"regions": "some"}, "regions"),
         ({"reference": "teacher"}, "reference"),
         ({"kl_weight": 0.1}, "needs a reference"),
@@ -309,3 +369,20 @@ def test_the_frozen_copy_travels_with_the_checkpoint(tiny_model: MaskCaptionMode
 def test_contradictions_are_named(given: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         Cycle(**given)
+
+
+def test_a_reference_without_adapters_needs_adapters(tiny_model: MaskCaptionModel) -> None:
+    """Known before a fit, not when the cycle begins."""
+    with pytest.raises(ConfigError, match="adapters_off"):
+        Cycle(reference="adapters_off").check(tiny_model)
+    Cycle(reference="copy").check(tiny_model)
+    add_lora(tiny_model.vlm.language_model, LoRA(rank=2))
+    Cycle(reference="adapters_off").check(tiny_model)
+
+
+def test_without_the_reference_a_resumed_run_lets_go_of_its_copy(tiny_model: MaskCaptionModel) -> None:
+    cycle = Cycle(reference="copy", max_new_tokens=2)
+    step(tiny_model, cycle, wordless(draw_batch(1, 1, 64)))
+    resumed = Cycle()
+    resumed.load_state_dict(cycle.state_dict())
+    assert resumed.state_dict() == {}

@@ -247,3 +247,23 @@ def test_the_models_own_captions_are_answers_without_being_read_again(
     red = vlm.tokenizer.convert_tokens_to_ids("Ġred")
     assert reading.answer_ids.tolist() == [*letters, end, red, end, end]
     assert reading.answer_states.shape == (7, 32)
+
+
+def test_a_checkpoints_own_generation_settings_have_no_part(any_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    """A rule that wants one word again and again gets it, where the checkpoint would forbid every repetition."""
+    vlm: Any = any_model.eval().vlm
+    vlm.model.generation_config.no_repeat_ngram_size = 1
+    own, red = vlm.model.generation_config, vlm.tokenizer.convert_tokens_to_ids("Ġred")
+    encoded = any_model.encode(tiny_batch.image1)
+    regions, _ = any_model.region_tokens(encoded.tokens, tiny_batch.mask1, tiny_batch.region_image)
+    asked = any_model.describe_questions(regions, [0, 0, 1], [None] * 3)
+
+    def always_red(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        return scores.index_fill(1, torch.tensor([red]), 1e4) + scores.masked_fill(scores > -torch.inf, 0)
+
+    said = any_model.generate(encoded, asked, 3, always_red)
+    assert said.ids == [[red] * 3] * 3 and vlm.model.generation_config is own
+    options = {"max_new_tokens": 2, "logits_processor": [always_red], "do_sample": False}
+    with pytest.warns(UserWarning, match="no_repeat_ngram_size"):
+        bare = vlm.model.generate(inputs_embeds=vlm.embed(torch.tensor([[red]])), **options)
+    assert bare[0].tolist() != [red] * 2  # the library alone obeys the checkpoint

@@ -1,4 +1,5 @@
-"""The cycle on two ranks (gloo), one of which has no region without words: gradients are the mean of both ranks'."""
+"""The cycle on two ranks (gloo), one of which has words for all of its regions, and then for none: gradients are the
+mean of both ranks'."""
 
 from __future__ import annotations
 
@@ -42,12 +43,13 @@ class Step(nn.Module):
         return torch.stack([output.loss for output in outputs.values()]).sum()
 
 
-def batch_of(rank: int) -> Batch:
-    """Rank 0 has regions of both kinds, rank 1 has words for all."""
+def batch_of(rank: int, number: int) -> Batch:
+    """Rank 0 has regions of both kinds, rank 1 has words for all in the first step, for none in the second."""
     batch = draw_batch(2, 2, 64, seed=rank)
-    if rank:
+    if rank and not number:
         return batch
-    words: list[str | None] = [*batch.caption[:2], None, None]
+    blank: list[str | None] = [None, None]
+    words: list[str | None] = blank + blank if rank else batch.caption[:2] + blank
     return replace(batch, caption=words, phrase=list(words))
 
 
@@ -63,9 +65,9 @@ def run_rank(rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     step = Step()
     parallel: Any = DistributedDataParallel(step, find_unused_parameters=True)
-    for _ in range(2):
+    for number in range(2):
         parallel.zero_grad()
-        parallel(batch_of(rank), rank).backward()
+        parallel(batch_of(rank, number), rank).backward()
     torch.save({"gradients": gradients(step), "copy": step.loops["cycle"].state_dict()}, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -78,9 +80,9 @@ def test_two_ranks_learn_the_mean_of_theirs(tmp_path: Path) -> None:
     expected: list[dict[str, torch.Tensor]] = []
     for rank in range(2):
         step = Step()
-        for _ in range(2):
+        for number in range(2):
             step.zero_grad()
-            step(batch_of(rank), rank).backward()
+            step(batch_of(rank, number), rank).backward()
         expected.append(gradients(step))
     for process in ranks:
         process.join(120)

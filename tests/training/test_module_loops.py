@@ -17,6 +17,7 @@ from maskcap.data.sources import RefCOCOSource, SA1BSource
 from maskcap.errors import ConfigError
 from maskcap.loops.base import Ask, Loop, LoopPrediction, Need, StepContext, nothing_to_learn
 from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.cycle import Cycle
 from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.models.encoded import EncodedImages
@@ -101,8 +102,51 @@ def test_a_source_that_only_a_loop_of_weight_0_can_use_is_an_error(
         samples_per_epoch=2,
     )
     loops: dict[str, Loop] = {"captions": MaskToCaption(), "silent": Remembers(weight=0.0)}
-    with pytest.raises(ConfigError, match=r"\['captions'\] need words.*\['sa1b'\] have no captions: use loops=cycle"):
+    wrong = r"\['captions'\] need words .*\['silent'\] have weight 0.*\['sa1b'\] have no captions: use loops=cycle"
+    with pytest.raises(ConfigError, match=wrong):
         _trainer(tmp_path).fit(MaskCaptionModule(tiny_model, loops, meteor=False), datamodule=data)
+
+
+def test_a_cycle_without_wordless_sources_is_warned_of(
+    scenes: Path, tmp_path: Path, tiny_model: MaskCaptionModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warnings(**options: Any) -> list[str]:
+        caplog.clear()
+        loops: dict[str, Loop] = {"captions": MaskToCaption(), "cycle": Cycle(max_new_tokens=2, **options)}
+        module = MaskCaptionModule(tiny_model, loops, meteor=False)
+        _trainer(tmp_path, limit_val_batches=0, limit_train_batches=1).fit(module, datamodule=_data(scenes))
+        return [record.getMessage() for record in caplog.records if record.name.endswith("loop_checks")]
+
+    (warning,) = warnings()
+    assert "loop cycle learns from regions without captions" in warning and "['one']" in warning
+    assert warnings(regions="all") == [] == warnings(weight=0.0)
+
+
+def test_what_a_loop_needs_of_the_model_is_asked_before_the_first_step(
+    scenes: Path, tmp_path: Path, tiny_model: MaskCaptionModel
+) -> None:
+    loops: dict[str, Loop] = {"words": MaskToCaption(), "cycle": Cycle(start=0.9, reference="adapters_off")}
+    trainer = _trainer(tmp_path)
+    with pytest.raises(ConfigError, match="adapters_off"):
+        trainer.fit(MaskCaptionModule(tiny_model, loops, meteor=False), datamodule=_data(scenes))
+    assert trainer.global_step == 0
+
+
+def test_ranks_draw_noise_of_their_own_and_decide_alike(
+    tiny_model: MaskCaptionModel, tiny_batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the numbers drawn: of a seed of more than 32 bits torch's generator takes the lowest alone."""
+    module = MaskCaptionModule(tiny_model, {"captions": MaskToCaption()}, meteor=False)
+    module._world = 3
+    drawn: list[tuple[float, float]] = []
+    for rank in (0, 1, 2):
+        monkeypatch.setattr(MaskCaptionModule, "global_rank", rank)
+        context = module.step_context(tiny_batch)
+        noise, decision = (torch.rand((), generator=each).item() for each in (context.noise, context.generator))
+        drawn.append((noise, decision))
+        again = module.step_context(tiny_batch)
+        assert torch.rand((), generator=again.noise).item() == noise
+    assert len({noise for noise, _ in drawn} | {drawn[0][1]}) == 4 and len({decision for _, decision in drawn}) == 1
 
 
 def test_without_any_weight_there_is_nothing_to_fit(scenes: Path, tmp_path: Path, tiny_model: MaskCaptionModel) -> None:

@@ -115,7 +115,7 @@ class HuggingFaceVLM(nn.Module):
             # the library wants the whole sequence and passes over what the cache holds
             embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
-        with plain_attention(self.language_model), keeping_caches(self.language_model):
+        with plain_attention(self.language_model), keeping_caches(self.language_model), plain_generation(self.model):
             ids = self.model.generate(
                 inputs_embeds=embeds,
                 attention_mask=mask,
@@ -144,6 +144,19 @@ def keeping_caches(language_model: nn.Module) -> Iterator[None]:
     finally:
         for block in checkpointed:
             block.gradient_checkpointing = True  # type: ignore[assignment]
+
+
+@contextmanager
+def plain_generation(model: Any) -> Iterator[None]:
+    """Without the checkpoint's own generation settings for a while: a repetition penalty, say, which `generate` takes
+    from there even beside a configuration of the call's, would choose other tokens than the logits do."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:

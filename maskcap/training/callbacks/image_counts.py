@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -29,8 +29,9 @@ class ImageCounts(ABC, pl.Callback):
         """Whether there is anything to count; the same on every rank."""
 
     @abstractmethod
-    def of_images(self, module: Any, batch: Batch) -> Iterable[Hashable]:
-        """What is counted of each of the batch's images, those that only fill it among them."""
+    def of_images(self, module: Any, batch: Batch, images: Sequence[int]) -> Iterable[Hashable]:
+        """What is counted of each of these images of the batch, those that only fill it among them; nothing at all
+        where none was encoded."""
 
     @abstractmethod
     def say(self, what: str, counted: Counter[Any], module: Any) -> None:
@@ -43,8 +44,8 @@ class ImageCounts(ABC, pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts the batch's images."""
-        self._count(self._fit, pl_module, batch)
+        """Counts the batch's images, but for those that no loop learned from: they were not encoded."""
+        self._count(self._fit, pl_module, batch, getattr(pl_module, "last_images", None))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Counts from here."""
@@ -71,9 +72,10 @@ class ImageCounts(ABC, pl.Callback):
         """Logs the fit's line."""
         self._say("training", self._fit, trainer, pl_module)
 
-    def _count(self, counted: Counter[Any], module: Any, batch: Any) -> None:
+    def _count(self, counted: Counter[Any], module: Any, batch: Any, images: Sequence[int] | None = None) -> None:
         if self.applies(module) and isinstance(batch, Batch):
-            found = enumerate(self.of_images(module, batch))
+            used = range(len(batch.keys)) if images is None else images
+            found = zip(used, self.of_images(module, batch, used), strict=False)
             counted.update(each for image, each in found if not batch.is_padding(image))
 
     def _say(self, what: str, counted: Counter[Any], trainer: pl.Trainer, module: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from maskcap.data.batch import Batch
@@ -26,7 +26,7 @@ class PatchTokens(ImageCounts):
         """With patches."""
         return isinstance(getattr(getattr(module, "model", None), "vision_tokens", None), Patches)
 
-    def of_images(self, module: Any, batch: Batch) -> Iterable[tuple[int, int]]:
+    def of_images(self, module: Any, batch: Batch, images: Sequence[int]) -> Iterable[tuple[int, int]]:
         """Each image's tokens, and those of its whole grid."""
         return module.last_tokens
 

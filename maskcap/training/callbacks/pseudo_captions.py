@@ -127,7 +127,7 @@ def _draw(pictures: Sequence[Picture]) -> np.ndarray:
     from maskcap.reports.figures import PredictionView, figure_to_array, prediction_grid
 
     views = [
-        PredictionView(image, true, mask, None, row.phrase or None, name=f"{row.key} region {row.region_id}")
+        PredictionView(image, true, mask, None, row.phrase or "(empty)", name=f"{row.key} region {row.region_id}")
         for image, true, mask, row in pictures
     ]
     return figure_to_array(prediction_grid(views, columns=_COLUMNS, lines=None))

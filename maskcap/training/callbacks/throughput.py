@@ -6,7 +6,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ _MEMORY = "peak_memory_gib"  # the largest of all ranks
 class Throughput(pl.Callback):
     """Logs `throughput/…` every `every` optimiser steps, over the batches since the last time:
 
-    regions_per_s, images_per_s  of the batches, padding left out
+    regions_per_s, images_per_s  of the batches, padding and images that no loop learned from left out
     tokens_per_s                 real tokens that the language model read
     padding_share                1 - tokens / slots, of the language model's rows
     data_wait_share              share of the window between the end of a batch and the start of the next: fetching it
@@ -113,7 +113,8 @@ class Throughput(pl.Callback):
             return
         self._stopwatch.mark()
         self._ended = self._clock()
-        self._window.add(batch, getattr(pl_module, "last_work", None), self._units, self._gap)
+        images = getattr(pl_module, "last_images", None)
+        self._window.add(batch, getattr(pl_module, "last_work", None), self._units, self._gap, images)
         if due:
             self._report(trainer, pl_module)
             self._ended = self._clock()  # what the report took is nobody's wait
@@ -172,24 +173,39 @@ class Window:
     slots: float = 0.0
     flops: float = 0.0
 
-    def add(self, batch: Any, work: Work | None, units: UnitFlops | None, waited: float) -> None:
-        """Count one batch, waited for so many seconds; of one that only fills a rank's place the seconds alone."""
+    def add(
+        self,
+        batch: Any,
+        work: Work | None,
+        units: UnitFlops | None,
+        waited: float,
+        images: Sequence[int] | None = None,
+    ) -> None:
+        """Count one batch, waited for so many seconds; of one that only fills a rank's place the seconds alone.
+
+        images: those that the step learned from, None: all.
+        """
         self.waited += waited
         if getattr(batch, "all_padding", False):
             return
-        regions, images = batch_size(batch)
+        regions, count = batch_size(batch, images)
         self.regions += regions
-        self.images += images
+        self.images += count
         self.tokens += math.nan if work is None else work.tokens
         self.slots += math.nan if work is None else work.slots
         self.flops += math.nan if work is None or units is None else step_flops(units, work).total
 
 
-def batch_size(batch: Any) -> tuple[float, float]:
-    """Regions and images of a `Batch` that are no padding; NaN of anything else."""
+def batch_size(batch: Any, images: Sequence[int] | None = None) -> tuple[float, float]:
+    """Regions and images of a `Batch` that are no padding, of these images or of all; NaN of anything else."""
     if not hasattr(batch, "region_ids") or not hasattr(batch, "keys"):
         return math.nan, math.nan
-    return (0, 0) if batch.all_padding else (len(batch.region_ids), len(batch.keys))
+    if batch.all_padding:
+        return 0, 0
+    if images is None or len(images) == len(batch.keys):
+        return len(batch.region_ids), len(batch.keys)
+    owners = batch.images_of(range(len(batch.region_ids)))
+    return sum(owner in set(images) for owner in owners), len(images)
 
 
 def summarise(window: Window, peak_flops: float | None, memory_gib: float) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -45,9 +45,11 @@ class VisionTokens(ImageCounts):
         """With crops."""
         return _rule(module) is not None
 
-    def of_images(self, module: Any, batch: Batch) -> Iterable[tuple[tuple[int, int], FloorState]]:
+    def of_images(
+        self, module: Any, batch: Batch, images: Sequence[int]
+    ) -> Iterable[tuple[tuple[int, int], FloorState]]:
         """Each image's tiling, and how it stands to the floor."""
-        return [module.model.tiling_rule.decide(*size) for size in batch.sizes]
+        return [module.model.tiling_rule.decide(*batch.sizes[image]) for image in images]
 
     def say(self, what: str, counted: Taken, module: Any) -> None:
         """The line."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,8 +24,8 @@ class Keys(ImageCounts):
     def applies(self, module: Any) -> bool:
         return self.on
 
-    def of_images(self, module: Any, batch: Batch) -> list[tuple[int, int]]:
-        return batch.sizes
+    def of_images(self, module: Any, batch: Batch, images: Sequence[int]) -> list[tuple[int, int]]:
+        return [batch.sizes[image] for image in images]
 
     def say(self, what: str, counted: Counter[Any], module: Any) -> None:
         self.said.append((what, dict(counted)))

@@ -88,3 +88,12 @@ def test_how_a_method_is_named():
     counted = Counter({(10, 16): 3, (16, 16): 1})
     assert summary("training", counted, Patches(method="v1")).endswith("mean 11.5 of 16.0 tokens (71.9%), 10 … 16; v1")
     assert summary("training", counted, Patches(method="v2", alpha=1)).endswith("; v2, alpha=1")
+
+
+def test_images_that_no_loop_learns_from_are_not_counted(
+    make_trainer: Any, module: MaskCaptionModule, tiny_batch: Batch, loaders: Any, caplog: pytest.LogCaptureFixture
+):
+    caplog.set_level(logging.INFO)
+    loader: Any = DataLoader([tiny_batch], batch_size=None)  # type: ignore[arg-type]
+    make_trainer(PatchTokens(), limit_val_batches=0).fit(set_tokens(module, Patches(alpha=0.5)), loader, loaders[1])
+    assert lines(caplog) == ["training: 2 images, mean 7.0 of 16.0 tokens (43.8%), 7 … 7; budget, alpha=0.5"]

@@ -313,3 +313,8 @@ def test_a_padding_batch_adds_its_seconds_alone(tiny_batch: Batch):
     window = Window()
     window.add(replace(tiny_batch, padding=(True, True)), Work(tokens=10, slots=16), None, 0.5)
     assert (window.waited, window.regions, window.tokens, window.slots, window.flops) == (0.5, 0, 0, 0, 0)
+
+
+def test_regions_of_images_that_no_loop_learned_from_are_left_out(tiny_batch: Batch):
+    assert batch_size(tiny_batch) == batch_size(tiny_batch, [0, 1]) == (3, 2)
+    assert batch_size(tiny_batch, [0]) == (2, 1) and batch_size(tiny_batch, [1]) == (1, 1)
