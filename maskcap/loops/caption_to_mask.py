@@ -82,7 +82,8 @@ class CaptionToMask(Loop):
 
         def finish(reading: Reading | None) -> LoopOutput:
             assert reading is not None
-            return weighted_sum(phrase_losses(self, model, asked, reading, context.encoded, context))
+            parts = phrase_losses(self, model, asked, reading, context.encoded, context)
+            return weighted_sum(parts) if parts else LoopOutput(reading.seg_states.sum() * 0.0, {})
 
         return Ask(finish, questions)
 

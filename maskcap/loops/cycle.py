@@ -20,7 +20,7 @@ from maskcap.errors import ConfigError
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn, take, weighted_sum
 from maskcap.loops.caption_to_mask import AskedRegions, phrase_losses
 from maskcap.loops.mask_to_caption import greedy_captions
-from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, roll_out
+from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, naming_the_setting, roll_out
 from maskcap.models.conversation import Tokens
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
 from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
@@ -115,7 +115,7 @@ class Cycle(Loop):
         for name in ("kl_weight", "length_weight", "length_target", "repetition_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"loops.cycle.{name}={getattr(self, name)}: take 0 or more")
-        if not 0 <= self.start < 1 or not 0 <= self.ramp <= 1 - self.start:
+        if not 0 <= self.start < 1 or self.ramp < 0 or self.start + self.ramp > 1 + 1e-9:  # .8 and .2 are 1
             raise ConfigError(
                 f"loops.cycle.start={self.start}, ramp={self.ramp}: shares of the run, together 1 at most, and a start "
                 "below 1 (weight=0 leaves the cycle to validation)"
@@ -124,6 +124,8 @@ class Cycle(Loop):
             raise ConfigError(f"loops.cycle.regions={self.regions!r}: expected uncaptioned or all")
         if self.reference not in (None, "copy", "adapters_off"):
             raise ConfigError(f"loops.cycle.reference={self.reference!r}: expected copy, adapters_off or null")
+        if self.stop_gradient and not self.hard:
+            raise ConfigError("loops.cycle.stop_gradient trains on the drawn words: it needs hard=true")
         if self.kl_weight and self.reference is None:
             raise ConfigError(f"loops.cycle.kl_weight={self.kl_weight} needs a reference: copy or adapters_off")
         if self.max_new_tokens < 1 or (self.top_k is not None and self.top_k < 1):
@@ -139,7 +141,7 @@ class Cycle(Loop):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes effect with the next step, which knows the model."""
-        self._copy, self._saved_copy = None, state.get("copy")
+        self._copy, self._saved_copy = None, state.get("copy") if self.reference == "copy" else None
 
     def check(self, model: MaskCaptionModel) -> None:
         """Raises ConfigError for a reference with its adapters off of a model without."""
@@ -246,7 +248,8 @@ class Cycle(Loop):
         states = model.grounding is not None and encoded is not context.encoded
         names = [f"the pseudo caption of {name}" for name in batch.names_of(spoken)]
         questions = model.spoken_questions(phrases, images, keep_image, names, image_states=states)
-        (reading,) = model.read(encoded, [questions])
+        with naming_the_setting(self.max_new_tokens):
+            (reading,) = model.read(encoded, [questions])
         asked = AskedRegions([rolled.said.texts[row] for row in rolled.spoken], mask, region_image)
         return phrase_losses(self, model, asked, reading, encoded, context)
 
@@ -268,7 +271,7 @@ class Cycle(Loop):
     def _reference(
         self, model: MaskCaptionModel, rolled: Rolled, names: Sequence[str]
     ) -> tuple[Any, torch.Tensor] | None:
-        """The frozen captioner's VLM and its states for these captions."""
+        """The reference captioner's VLM and its states for these captions."""
         if self.reference is None:
             return None
         answers = [Tokens(tuple(ids)) for ids in rolled.said.ids]

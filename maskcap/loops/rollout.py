@@ -5,7 +5,8 @@ Shapes: r regions, A tokens of their captions, C the language model's width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -61,22 +62,28 @@ def roll_out(
     """Captions of regions of these images, all at once from a cache, without gradient or dropout. Waits for the device.
 
     encoded: of the whole batch, whose image tokens keep the gradient that they have. names: for errors. Raises
-    SequenceTooLongError where a caption of max_new_tokens would not fit.
+    SequenceTooLongError where a caption of max_new_tokens would not fit behind its question.
     """
     used = sorted(set(images))
     places = [used.index(image) for image in images]
     frozen = encoded.frozen(used)
     with torch.no_grad(), evaluating(model.vlm):
         asked = model.describe_questions(regions.detached(), places, [None] * len(places), names=names)
-        try:
+        with naming_the_setting(max_new_tokens):
             said = model.generate(frozen, asked, max_new_tokens, draw, reserve=max_new_tokens)
-        except SequenceTooLongError as error:
-            raise SequenceTooLongError(
-                f"{error} {max_new_tokens} of the tokens are kept for its pseudo caption: loops.cycle.max_new_tokens."
-            ) from error
     forget_casts()
     words = [len(ids) > (not cut) for ids, cut in zip(said.ids, said.truncated, strict=True)]
     return Rolled(said, frozen, mask1, places, [row for row, spoken in enumerate(words) if spoken])
+
+
+@contextmanager
+def naming_the_setting(max_new_tokens: int) -> Iterator[None]:
+    """A SequenceTooLongError also names the setting that bounds pseudo captions."""
+    try:
+        yield
+    except SequenceTooLongError as error:
+        room = f"up to {max_new_tokens} of the tokens are a pseudo caption's: loops.cycle.max_new_tokens"
+        raise SequenceTooLongError(f"{str(error).rstrip('.')}; {room}.") from error
 
 
 def describe_captions(rolled: Rolled, entropy_A: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -28,7 +28,7 @@ class Relaxation:
     """How captions were drawn, and how soft they are.
 
     choice: as in the rollout. temperature: > 0. hard: forward the tokens' own embeddings. starts: see `word_starts`,
-    on the device. cut: no gradient to the distribution; that of the embeddings themselves stays, as of written words.
+    on the device. cut: the tokens' own embeddings without a way to the distribution, as of written words; needs hard.
     """
 
     choice: TokenChoice
@@ -151,7 +151,6 @@ def _relax_chunk(
         noise_gRV = choice.noise.at(steps)
         perturbed_aV = perturbed_aV + noise_gRV[token.steps, token.rows].to(perturbed_aV.dtype)
     soft_aV = (perturbed_aV / relaxation.temperature).softmax(dim=-1)
-    soft_aV = soft_aV.detach() if relaxation.cut else soft_aV
     embeds = _embed(vlm, token, steps, soft_aV, relaxation)
     return embeds, entropy, divergence, p_aV[:, token.end], repeated
 
@@ -162,8 +161,11 @@ def _embed(vlm: Any, token: _Tokens, steps: range, soft_aV: torch.Tensor, relaxa
     if relaxation.starts is not None and steps.start == 0:
         first_a = token.steps == 0
         ids_a = torch.where(first_a, relaxation.starts[ids_a], ids_a)
+    if relaxation.cut:
+        return vlm.embed(ids_a)
+    if relaxation.starts is not None and steps.start == 0:
         moved_aV = torch.zeros_like(soft_aV).index_add(1, relaxation.starts, soft_aV)
-        soft_aV = torch.where(first_a[:, None], moved_aV, soft_aV)
+        soft_aV = torch.where((token.steps == 0)[:, None], moved_aV, soft_aV)
     if not relaxation.hard:
         return (soft_aV.to(table_VC.dtype) @ table_VC).to(table_VC.dtype)
     # (soft − soft) @ table is zero to the last bit, so that forward the tokens are exactly those of the text

@@ -26,7 +26,10 @@ def check_words(loops: Mapping[str, Loop], datamodule: Any, idle: Mapping[str, L
             raise ConfigError(f"loop {name} needs {_WORDS[loop.needs]}; {_advice(having, sources)}")
     useless = [s for s in sources if not any(loop.needs is None or having[loop.needs][s] for loop in loops.values())]
     if useless:
-        unused = f" (loops {list(idle)} have weight 0 and only validate)" if idle else ""
+        could = [
+            n for n, loop in (idle or {}).items() if loop.needs is None or any(having[loop.needs][s] for s in useless)
+        ]
+        unused = f" (loops {could} have weight 0 and only validate)" if could else ""
         raise ConfigError(
             f"loops {list(loops)} need words that not every source has{unused}; {_advice(having, useless)}"
         )

@@ -121,8 +121,10 @@ class MaskCaptionModule(L.LightningModule):
         generator = torch.Generator().manual_seed(seed)
         # Ranks draw different amounts of noise: from one stream, their common decisions would drift apart. A seed of
         # 32 bits: of a larger one torch's generator on the CPU takes the lowest alone.
-        own = int(np.random.SeedSequence([seed, self.global_rank + 1]).generate_state(1)[0])
-        noise = torch.Generator().manual_seed(own) if self._world > 1 else None
+        noise = None
+        if self._world > 1:
+            own = np.random.SeedSequence([seed % 2**64, self.global_rank + 1]).generate_state(1)
+            noise = torch.Generator().manual_seed(int(own[0]))
         encoded = self.model.encode(batch.image1, batch.sizes)
         return StepContext(encoded, self._progress, self.curriculum, generator, noise)
 

@@ -17,17 +17,16 @@ _OF_IMAGES = ("keys", "sources", "sizes")
 
 
 def used_images(batch: Batch, loops: Iterable[Loop], progress: float) -> list[int]:
-    """The images, ascending, of which a loop learns at this share of the run; those without words before the cycle are
-    none, say. All where it is none of them: nothing is encoded then.
-    """
+    """The images, ascending, of which a loop learns at this share of the run: not those without words before the cycle
+    starts, say."""
     regions = {region for loop in loops for region in loop.regions_of(batch, progress)}
-    return sorted(set(batch.images_of(sorted(regions)))) or list(range(len(batch.keys)))
+    return sorted(set(batch.images_of(sorted(regions))))
 
 
 def only_images(batch: Batch, images: Sequence[int]) -> Batch:
-    """These images, ascending, with all of their regions; the batch itself where it is all. Nothing waits for the
-    device."""
-    if len(images) == len(batch.keys):
+    """These images, ascending, with all of their regions. The batch itself where it is all of them, or none: nothing is
+    encoded then. Nothing waits for the device."""
+    if len(images) in (0, len(batch.keys)):
         return batch
     owners = batch.images_of(range(len(batch.region_ids)))
     here = {image: number for number, image in enumerate(images)}

@@ -202,6 +202,7 @@ def test_warm_up_ramp_and_temperature(tiny_model: MaskCaptionModel) -> None:
     assert half.loss.item() == pytest.approx(0.5 * half.logs["loss"].item(), rel=1e-4)
     assert whole.loss.item() == pytest.approx(whole.logs["loss"].item(), rel=1e-4)
     assert whole.logs["temperature"].item() == pytest.approx(1.0)  # half way from 2 to 0.5, geometrically
+    assert Cycle(start=0.8, ramp=0.2).ramp == 0.2 and Cycle(start=0.9, ramp=0.1).ramp == 0.1
 
 
 def test_which_regions_take_part(tiny_model: MaskCaptionModel) -> None:
@@ -360,6 +361,7 @@ def test_the_frozen_copy_travels_with_the_checkpoint(tiny_model: MaskCaptionMode
         ({"length_weight": -0.1}, "length_weight"),
         ({"start": 1.0}, "start"),
         ({"start": 0.8, "ramp": 0.3}, "ramp"),
+        ({"stop_gradient": True, "hard": False}, "hard"),
         ({"regions": "some"}, "regions"),
         ({"reference": "teacher"}, "reference"),
         ({"kl_weight": 0.1}, "needs a reference"),
@@ -385,4 +387,4 @@ def test_without_the_reference_a_resumed_run_lets_go_of_its_copy(tiny_model: Mas
     step(tiny_model, cycle, wordless(draw_batch(1, 1, 64)))
     resumed = Cycle()
     resumed.load_state_dict(cycle.state_dict())
-    assert resumed.state_dict() == {}
+    assert resumed.state_dict() == {} and resumed._saved_copy is None

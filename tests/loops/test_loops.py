@@ -9,8 +9,9 @@ import torch
 
 from maskcap.data.batch import Batch
 from maskcap.errors import SequenceTooLongError
-from maskcap.loops.base import Curriculum, StepContext, run_loops
+from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops, weighted_sum
 from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.cycle import Cycle
 from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.losses import caption_loss
@@ -157,3 +158,38 @@ def test_a_step_of_all_loops_runs_every_part_once(tiny_model: MaskCaptionModel, 
         if name != "p2m":
             alone = loop(tiny_model, tiny_batch, _context(tiny_model, tiny_batch))
             assert outputs[name].loss.item() == pytest.approx(alone.loss.item(), rel=1e-5)
+
+
+def test_losses_of_weight_0_cost_no_backward_and_spoil_nothing(tiny_model: MaskCaptionModel) -> None:
+    kept, left_out = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
+    output = weighted_sum({"kept": (2.0, kept.sum()), "left": (0.0, left_out.sum() * torch.inf)})
+    output.loss.backward()
+    assert output.loss == 4 and output.logs["left"] == torch.inf and left_out.grad is None
+    nothing = weighted_sum({"left": (0.0, left_out.sum())})
+    assert nothing.loss == 0 and nothing.loss.requires_grad
+
+
+def test_caption_to_mask_without_any_loss_is_a_zero(tiny_model: MaskCaptionModel, tiny_batch: Batch) -> None:
+    """No map, no SAM2 yet, and the answer has no weight."""
+    tiny_model.grounding = None
+    context = _context(tiny_model, tiny_batch, segmenter_from=0.9)
+    output = CaptionToMask(answer_weight=0.0)(tiny_model, tiny_batch, context)
+    assert output.loss == 0 and output.loss.requires_grad and output.logs == {}
+
+
+@pytest.mark.parametrize("loop", [MaskToCaption(), CaptionToMask(), Cycle(max_new_tokens=2)])
+def test_common_decisions_are_drawn_with_or_without_words(
+    loop: Loop, tiny_model: MaskCaptionModel, tiny_batch: Batch
+) -> None:
+    """Ranks go on from the same place of their common stream, whatever their batches hold."""
+    blank: list[str | None] = [None] * 3
+    full: list[str | None] = ["red cross"] * 3
+    following = []
+    for words in (blank, full):
+        batch = replace(tiny_batch, caption=words, phrase=words)
+        context = _context(tiny_model, batch, image_token_dropout=0.5)
+        noise = torch.Generator().manual_seed(7)
+        context = replace(context, noise_generator=noise)
+        loop.ask(tiny_model, batch, context)
+        following.append(torch.rand((), generator=context.generator).item())
+    assert following[0] == following[1]

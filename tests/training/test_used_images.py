@@ -43,8 +43,8 @@ def test_which_images_are_used(half: Batch) -> None:
     assert used_images(half, [*WORDS, Cycle(start=0.5)], 0.5) == [0, 1, 2]
     assert used_images(half, [PromptToMask()], 0.0) == [0, 1, 2]
     blank: list[str | None] = [None] * 6
-    assert used_images(replace(half, caption=blank, phrase=blank), WORDS, 0.0) == [0, 1, 2]
-    assert only_images(half, [0, 1, 2]) is half
+    assert used_images(replace(half, caption=blank, phrase=blank), WORDS, 0.0) == []
+    assert only_images(half, [0, 1, 2]) is half and only_images(half, []) is half
 
 
 def test_everything_of_an_image_goes_with_it(half: Batch) -> None:

@@ -32,7 +32,8 @@ class Throughput(pl.Callback):
     """Logs `throughput/…` every `every` optimiser steps, over the batches since the last time:
 
     regions_per_s, images_per_s  of the batches, padding and images that no loop learned from left out
-    tokens_per_s                 real tokens that the language model read
+    tokens_per_s                 real tokens that the language model read, but for readings without gradient (the cycle's
+                                 rollouts), which MFU leaves out too
     padding_share                1 - tokens / slots, of the language model's rows
     data_wait_share              share of the window between the end of a batch and the start of the next: fetching it
                                  and handing it to the device, but also what other callbacks and loggers do after a
@@ -197,7 +198,7 @@ class Window:
 
 
 def batch_size(batch: Any, images: Sequence[int] | None = None) -> tuple[float, float]:
-    """Regions and images of a `Batch` that are no padding, of these images or of all; NaN of anything else."""
+    """Regions and images of a `Batch`, of these images or of all, 0 where it is padding; NaN of anything else."""
     if not hasattr(batch, "region_ids") or not hasattr(batch, "keys"):
         return math.nan, math.nan
     if batch.all_padding:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import torch.distributed as dist
 
 from maskcap.data.batch import Batch
 from maskcap.training.callbacks.image_counts import ImageCounts
+from maskcap.training.callbacks.vision_tokens import VisionTokens
 
 
 class Keys(ImageCounts):
@@ -59,3 +62,19 @@ def test_what_does_not_apply_asks_no_rank(tiny_batch: Batch, monkeypatch: pytest
     counts.on_validation_batch_end(Trainer(), object(), None, tiny_batch, 0)  # type: ignore[arg-type]
     counts.on_validation_end(Trainer(), object())  # type: ignore[arg-type]
     assert counts.said == []
+
+
+def test_images_that_no_loop_learned_from_are_not_counted(tiny_batch: Batch) -> None:
+    """The first image is left out, and padding is told by the batch's own numbers."""
+    batch = replace(tiny_batch, sizes=[(8, 8), (64, 64)])
+    for padding, expected in (((), {(64, 64): 1}), ((True, False), {(64, 64): 1}), ((False, True), {})):
+        counts = Keys()
+        module = SimpleNamespace(last_images=[1])
+        counts.on_train_batch_end(Trainer(), module, None, replace(batch, padding=padding), 0)  # type: ignore[arg-type]
+        counts.on_train_end(Trainer(), module)  # type: ignore[arg-type]
+        assert counts.said == ([("training", expected)] if expected else [])
+    tiling: Any = SimpleNamespace(decide=lambda height, width: (height, width))
+    module = SimpleNamespace(model=SimpleNamespace(tiling_rule=tiling), last_images=[1])
+    crops = VisionTokens()
+    crops.on_train_batch_end(Trainer(), module, None, batch, 0)  # type: ignore[arg-type]
+    assert crops._fit == {(64, 64): 1}

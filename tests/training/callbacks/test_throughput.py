@@ -315,6 +315,14 @@ def test_a_padding_batch_adds_its_seconds_alone(tiny_batch: Batch):
     assert (window.waited, window.regions, window.tokens, window.slots, window.flops) == (0.5, 0, 0, 0, 0)
 
 
-def test_regions_of_images_that_no_loop_learned_from_are_left_out(tiny_batch: Batch):
+def test_regions_of_images_that_no_loop_learned_from_are_left_out(
+    tiny_model: MaskCaptionModel, tiny_batch: Batch, make_trainer: Any, tmp_path: Path, clock: Clock
+):
+    """The second image has no words: two regions of one image in each of two seconds, and nothing of a blank batch."""
     assert batch_size(tiny_batch) == batch_size(tiny_batch, [0, 1]) == (3, 2)
-    assert batch_size(tiny_batch, [0]) == (2, 1) and batch_size(tiny_batch, [1]) == (1, 1)
+    assert batch_size(tiny_batch, [1]) == (1, 1) and batch_size(tiny_batch, []) == (0, 0)
+    module = MaskCaptionModule(tiny_model, {"mask_to_caption": MaskToCaption()}, meteor=False)
+    module.training_step = clock.wrap(module.training_step, 2.0)
+    loader = DataLoader(range(2), collate_fn=lambda _: tiny_batch)  # pyright: ignore[reportArgumentType]
+    rows = _fit(make_trainer, tmp_path, module, [loader], Throughput(every=2, warmup=1, clock=clock))
+    assert rows[2]["regions_per_s"] == pytest.approx(1.0) and rows[2]["images_per_s"] == pytest.approx(0.5)
