@@ -32,8 +32,8 @@ class Throughput(pl.Callback):
     """Logs `throughput/…` every `every` optimiser steps, over the batches since the last time:
 
     regions_per_s, images_per_s  of the batches, padding and images that no loop learned from left out
-    tokens_per_s                 real tokens that the language model read, but for readings without gradient (the cycle's
-                                 rollouts), which MFU leaves out too
+    tokens_per_s                 real tokens that the language model read; readings without gradient, the cycle's
+                                 rollouts say, are left out here and in MFU
     padding_share                1 - tokens / slots, of the language model's rows
     data_wait_share              share of the window between the end of a batch and the start of the next: fetching it
                                  and handing it to the device, but also what other callbacks and loggers do after a
