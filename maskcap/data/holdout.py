@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import overload
 
 import numpy as np
 
 from maskcap.data.record import Record
 from maskcap.data.source_facts import (
-    annotation_of,
     blocks_of,
     image_of,
-    key_of,
     known_bad,
-    skipped_of,
     source_has_captions,
     source_has_phrases,
     source_name,
-    text_size_of,
 )
+from maskcap.data.source_view import SourceView
 from maskcap.errors import ConfigError, DataError
 
 __all__ = ["RecordSubset", "hold_out", "source_has_captions", "source_has_phrases"]
@@ -29,32 +26,20 @@ __all__ = ["RecordSubset", "hold_out", "source_has_captions", "source_has_phrase
 logger = logging.getLogger(__name__)
 
 
-class RecordSubset(Sequence[Record]):
-    """The records of a source at `indices` (those beyond its end are left out), with what the source says of them."""
+class RecordSubset(SourceView):
+    """The records of a source at `indices` (those beyond its end are left out), with what the source says of them; what
+    it left out itself (`skipped`) is of the whole set, as whose part an entry would have been is unknown."""
 
     def __init__(self, source: Sequence[Record], indices: Sequence[int]) -> None:
-        self.source = source
+        super().__init__(source)
         count = len(source)
         if indices and max(indices) >= count:
             run = isinstance(indices, range) and indices.step == 1
             indices = range(indices[0], count) if run else [i for i in indices if i < count]
         self._indices = indices
-        self.name = source_name(source)
 
-    @property
-    def has_captions(self) -> bool:
-        """Whether the source under it has captions at all."""
-        return source_has_captions(self.source)
-
-    @property
-    def has_phrases(self) -> bool:
-        """Whether the source under it has phrases that single a region out."""
-        return source_has_phrases(self.source)
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """What the source under it left out, of the whole set: whose part an entry would have been is unknown."""
-        return skipped_of(self.source)
+    def _under(self, index: int) -> int:
+        return self._indices[index]
 
     @property
     def bad(self) -> dict[int, DataError]:
@@ -75,22 +60,6 @@ class RecordSubset(Sequence[Record]):
         shards = np.searchsorted(np.cumsum(blocks), indices, side="right")
         counts = np.bincount(shards, minlength=len(blocks))
         return counts[counts > 0].tolist()
-
-    def image_of(self, index: int) -> Hashable:
-        """What tells the images of records apart."""
-        return image_of(self.source, self._indices[index])
-
-    def key_of(self, index: int) -> str:
-        """The record's key, as `source_facts.key_of` says it of the source under it."""
-        return key_of(self.source, self._indices[index])
-
-    def annotation_of(self, index: int) -> str | None:
-        """The file of the record's annotation, where the source under it says."""
-        return annotation_of(self.source, self._indices[index])
-
-    def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """(number of regions, characters of their captions), where the source under it knows without reading."""
-        return text_size_of(self.source, self._indices[index])
 
     def __len__(self) -> int:
         return len(self._indices)

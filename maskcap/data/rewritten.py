@@ -6,27 +6,15 @@ source that is `_partial_` itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import overload
 
 from maskcap.data.record import Record, Region
-from maskcap.data.source_facts import (
-    annotation_of,
-    blocks_of,
-    image_of,
-    key_of,
-    known_bad,
-    skipped_of,
-    source_has_captions,
-    source_has_phrases,
-    source_name,
-    text_size_of,
-)
-from maskcap.errors import DataError
+from maskcap.data.source_view import SourceView
 
 
-class RewrittenSource(Sequence[Record]):
+class RewrittenSource(SourceView):
     """The records of a source, each through `rewrite`, in its order and under its keys; with what the source says.
 
     rewrite: a plain function (workers get a copy) that keeps the key, the first image and the number of its regions.
@@ -37,51 +25,23 @@ class RewrittenSource(Sequence[Record]):
     def __init__(
         self, source: Sequence[Record], rewrite: Callable[[Record], Record], *, keeps_words: bool = True
     ) -> None:
-        self.source = source
-        self.name = source_name(source)
+        super().__init__(source)
         self._rewrite = rewrite
         self._keeps_words = keeps_words
 
     @property
     def has_captions(self) -> bool:
         """Whether the records have captions at all."""
-        return self._keeps_words and source_has_captions(self.source)
+        return self._keeps_words and super().has_captions
 
     @property
     def has_phrases(self) -> bool:
         """Whether the records have phrases that single a region out."""
-        return self._keeps_words and source_has_phrases(self.source)
-
-    @property
-    def skipped(self) -> Mapping[str, int]:
-        """What the source under it left out."""
-        return skipped_of(self.source)
-
-    @property
-    def bad(self) -> Mapping[int, DataError]:
-        """Index → error of the records that the source under it knows to be bad."""
-        return known_bad(self.source)
-
-    @property
-    def blocks(self) -> Sequence[int] | None:
-        """Records in each shard of the source under it; None where it has no shards."""
-        return blocks_of(self.source)
-
-    def image_of(self, index: int) -> Hashable:
-        """What tells the images of records apart."""
-        return image_of(self.source, index)
-
-    def key_of(self, index: int) -> str:
-        """The record's key, as `source_facts.key_of` says it of the source under it."""
-        return key_of(self.source, index)
-
-    def annotation_of(self, index: int) -> str | None:
-        """The file of the record's annotation, where the source under it says."""
-        return annotation_of(self.source, index)
+        return self._keeps_words and super().has_phrases
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
         """(number of regions, characters of the captions that are left), where it is known without reading."""
-        size = text_size_of(self.source, index)
+        size = super().text_size_of(index)
         return size if size is None or self._keeps_words else (size[0], 0)
 
     def __len__(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
@@ -190,10 +190,3 @@ def weighted_sum(parts: Mapping[str, tuple[float, torch.Tensor]]) -> LoopOutput:
     weighed = [weight * value for weight, value in parts.values() if weight]  # the others cost no backward
     loss = torch.stack(weighed or [0.0 * value for _, value in parts.values()]).sum()
     return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})
-
-
-def take(rows: torch.Tensor, indices: list[int]) -> torch.Tensor:
-    """Rows by host indices; the tensor itself when they are all rows in order."""
-    if indices == list(range(rows.shape[0])):
-        return rows
-    return rows.index_select(0, to_device([torch.tensor(indices, dtype=torch.int64)], rows.device)[0])

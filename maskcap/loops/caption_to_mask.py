@@ -18,7 +18,6 @@ from maskcap.loops.base import (
     Need,
     StepContext,
     nothing_to_learn,
-    take,
     weighted_sum,
 )
 from maskcap.losses import (
@@ -30,7 +29,7 @@ from maskcap.losses import (
     sample_uncertain,
     sigmoid_ce_loss,
 )
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch

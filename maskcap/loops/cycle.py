@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from maskcap.errors import ConfigError
-from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn, take, weighted_sum
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn, weighted_sum
 from maskcap.loops.caption_to_mask import AskedRegions, phrase_losses
 from maskcap.loops.mask_to_caption import greedy_captions
 from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, naming_the_setting, roll_out
@@ -25,7 +25,7 @@ from maskcap.models.conversation import Tokens
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
 from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
 from maskcap.models.relaxation import Relaxation, Relaxed, beyond, relax
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch

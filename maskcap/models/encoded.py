@@ -14,7 +14,7 @@ import torch
 from maskcap.models.segmenter import SegmenterFeatures
 from maskcap.models.sequence import Prefix, build_prefixes
 from maskcap.models.token_maps import TokenMaps, token_maps
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 from maskcap.models.vlm.interface import Generated, ImageTokens
 from maskcap.models.work import Work
 
@@ -46,10 +46,9 @@ class EncodedImages:
 
     def frozen(self, images: Sequence[int]) -> EncodedImages:
         """Some images with the same tokens, cut off from the graph: for a reading of their own without gradient."""
-        (chosen,) = to_device([torch.tensor(images)], self.image1.device)
         sizes = None if self.sizes is None else [self.sizes[image] for image in images]
-        part = EncodedImages(self.model, self.image1.index_select(0, chosen), sizes)
-        part.__dict__["tokens"] = self.tokens.detached(images, chosen)
+        part = EncodedImages(self.model, take(self.image1, images), sizes)
+        part.__dict__["tokens"] = self.tokens.detached(images)
         return part
 
     @property

@@ -15,9 +15,10 @@ import torch.nn.functional as F
 
 from maskcap.data.batch import Batch, denormalise
 from maskcap.data.rle import encode_mask
-from maskcap.loops.base import LoopPrediction, Score, take
+from maskcap.loops.base import LoopPrediction, Score
 from maskcap.metrics.masks import MaskMetrics
 from maskcap.metrics.prediction import Prediction
+from maskcap.models.transfer import take
 
 Row: TypeAlias = tuple[int, int, Prediction]  # number of the set, of the image among the rank's of this set
 

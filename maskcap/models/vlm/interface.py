@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from maskcap.models.conversation import Conversation
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 from maskcap.vision_tokens.geometry import Geometry
 from maskcap.vision_tokens.layout import TokenLayout
 
@@ -40,16 +40,16 @@ class ImageTokens:
     valid: torch.Tensor | None = None
     geometry: Geometry | None = None
 
-    def detached(self, images: Sequence[int], on_device: torch.Tensor) -> ImageTokens:
-        """Those of some images, without gradient; images: their numbers, on_device: the same as int64."""
+    def detached(self, images: Sequence[int]) -> ImageTokens:
+        """Those of some images, by their numbers, without gradient."""
         layouts = tuple(self.layouts[image] for image in images)
         longest = max(map(len, layouts))
 
-        def rows(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.index_select(0, on_device)[:, :longest]
-
-        features = self.features.detach().index_select(0, on_device)[:, :longest]
-        return ImageTokens(features, layouts, rows(self.boxes), rows(self.valid), self.geometry)
+        features = take(self.features.detach(), images)[:, :longest]
+        if self.boxes is None or self.valid is None:
+            return ImageTokens(features, layouts, geometry=self.geometry)
+        boxes, valid = take(self.boxes, images)[:, :longest], take(self.valid, images)[:, :longest]
+        return ImageTokens(features, layouts, boxes, valid, self.geometry)
 
     @property
     def counts(self) -> list[int]:
