@@ -13,7 +13,7 @@ from maskcap.loops.base import Loop
 from maskcap.loops.cycle import Cycle
 
 SUPERVISED, CYCLE, TEACHER = "supervised", "cycle", "cycle with a frozen copy"
-CAPTION_TOKENS = 9  # of the drawn scenes' captions: up to eight words and the end
+CAPTION_TOKENS = 8  # of the drawn scenes' captions: up to seven words and the end
 
 
 def measure_cycle(stepper: Stepper, batch: Batch, rounds: int, tokens: int = CAPTION_TOKENS) -> dict[str, Times]:

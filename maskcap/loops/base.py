@@ -103,6 +103,7 @@ class LoopPrediction:
             return self
 
         def rows(values: list[Any] | None) -> list[Any] | None:
+            """Those that are kept."""
             return None if values is None else [values[row] for row in kept]
 
         logits = None if self.mask_logits is None else take(self.mask_logits, kept)
@@ -130,14 +131,17 @@ class Loop(ABC):
 
     weight: 0: the loop takes part in validation alone.
     needs: "captions" of any kind, "phrases" that single a region out, or None.
-    generates: whether predict writes captions: validation then honours describe_sets. wordless: whether it learns from
-      regions without captions alone.
+    generates: whether predict writes captions: validation then honours describe_sets.
     """
 
     weight: float
     needs: Need | None
     generates: bool = False
-    wordless: bool = False
+
+    @property
+    def wordless(self) -> bool:
+        """Whether it learns from regions without captions alone."""
+        return False
 
     def check(self, model: MaskCaptionModel) -> None:  # noqa: B027 (most loops need nothing more)
         """Asked once before a fit. Raises ConfigError where the model lacks what the loop needs."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -21,7 +22,6 @@ from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContex
 from maskcap.loops.caption_to_mask import AskedRegions, phrase_losses
 from maskcap.loops.mask_to_caption import greedy_captions
 from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, naming_the_setting, roll_out
-from maskcap.models.conversation import Tokens
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
 from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
 from maskcap.models.relaxation import Relaxation, Relaxed, beyond, relax
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from maskcap.models.reading import Reading
 
 
+@dataclass(eq=False)
 class Cycle(Loop):
     """Learns from masks alone, once captions and phrases are learned from data that has words.
 
@@ -52,66 +53,41 @@ class Cycle(Loop):
     CaptionToMask. Raises ConfigError for values that contradict.
     """
 
+    needs = None
     generates = True
 
-    def __init__(
-        self,
-        weight: float = 1.0,
-        start: float = 0.0,
-        ramp: float = 0.0,
-        regions: Literal["uncaptioned", "all"] = "uncaptioned",
-        sampled: bool = True,
-        top_k: int | None = None,
-        max_new_tokens: int = 32,
-        hard: bool = True,
-        temperature: float = 1.0,
-        final_temperature: float | None = None,
-        stop_gradient: bool = False,
-        reference: ReferenceKind | None = None,
-        kl_weight: float = 0.0,
-        length_weight: float = 0.0,
-        length_target: int = 16,
-        repetition_weight: float = 0.0,
-        ce_weight: float = 2.0,
-        dice_weight: float = 0.5,
-        answer_weight: float = 0.0,
-        grounding_weight: float = 1.0,
-        contrast_weight: float = 1.0,
-        sampled_points: int | None = None,
-    ) -> None:
-        self.needs = None
-        self.wordless = regions == "uncaptioned"
-        self.weight = weight
-        self.start = start
-        self.ramp = ramp
-        self.regions = regions
-        self.sampled = sampled
-        self.top_k = top_k
-        self.max_new_tokens = max_new_tokens
-        self.hard = hard
-        self.temperature = temperature
-        self.final_temperature = temperature if final_temperature is None else final_temperature
-        self.stop_gradient = stop_gradient
-        self.reference = reference
-        self.kl_weight = kl_weight
-        self.length_weight = length_weight
-        self.length_target = length_target
-        self.repetition_weight = repetition_weight
-        self.ce_weight = ce_weight
-        self.dice_weight = dice_weight
-        self.answer_weight = answer_weight
-        self.grounding_weight = grounding_weight
-        self.contrast_weight = contrast_weight
-        self.sampled_points = sampled_points
-        self._check()
-        self._copy: FrozenCopy | None = None
-        self._saved_copy: dict[str, torch.Tensor] | None = None
-        self._vocabulary: tuple[torch.Tensor, torch.Tensor | None] | None = None
+    weight: float = 1.0
+    start: float = 0.0
+    ramp: float = 0.0
+    regions: Literal["uncaptioned", "all"] = "uncaptioned"
+    sampled: bool = True
+    top_k: int | None = None
+    max_new_tokens: int = 32
+    hard: bool = True
+    temperature: float = 1.0
+    final_temperature: float | None = None
+    stop_gradient: bool = False
+    reference: ReferenceKind | None = None
+    kl_weight: float = 0.0
+    length_weight: float = 0.0
+    length_target: int = 16
+    repetition_weight: float = 0.0
+    ce_weight: float = 2.0
+    dice_weight: float = 0.5
+    answer_weight: float = 0.0
+    grounding_weight: float = 1.0
+    contrast_weight: float = 1.0
+    sampled_points: int | None = None
 
-    def _check(self) -> None:
+    _copy: FrozenCopy | None = field(default=None, init=False)
+    _saved_copy: dict[str, torch.Tensor] | None = field(default=None, init=False)
+    _vocabulary: tuple[torch.Tensor, torch.Tensor | None] | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
         for name in ("temperature", "final_temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"loops.cycle.{name}={getattr(self, name)}: take a number over 0")
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"loops.cycle.{name}={value}: take a number over 0")
         for name in ("kl_weight", "length_weight", "length_target", "repetition_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"loops.cycle.{name}={getattr(self, name)}: take 0 or more")
@@ -130,6 +106,11 @@ class Cycle(Loop):
             raise ConfigError(f"loops.cycle.kl_weight={self.kl_weight} needs a reference: copy or adapters_off")
         if self.max_new_tokens < 1 or (self.top_k is not None and self.top_k < 1):
             raise ConfigError(f"loops.cycle: max_new_tokens={self.max_new_tokens}, top_k={self.top_k}: take at least 1")
+
+    @property
+    def wordless(self) -> bool:
+        """Whether it learns from regions without captions alone."""
+        return self.regions == "uncaptioned"
 
     def state_dict(self) -> dict[str, Any]:
         """The frozen copy's weights, once there is one."""
@@ -158,7 +139,8 @@ class Cycle(Loop):
         """Weighted sum of caption → mask's losses on the pseudo captions and of what keeps them words.
 
         Logs each of them, and of the pseudo captions: `entropy` in nats and `kl` a token, `length` in tokens,
-        `distinct` (share), `truncated` and `empty` (shares; an empty one asks for no mask), `temperature`, `regions`.
+        `distinct` (share), `truncated` and `empty` (shares; an empty one asks for no mask), `temperature`, `regions`;
+        `small_regions` as MaskToCaption.
         """
         if context.progress < self.start:
             return nothing_to_learn(model)
@@ -177,12 +159,13 @@ class Cycle(Loop):
             regions,
             images,
             [None] * len(chosen),
-            [Tokens(tuple(ids)) for ids in rolled.said.ids],
+            rolled.answers,
             names=names,
             image_states=model.grounding is not None and batch.image2 is None,
         )
 
         def finish(reading: Reading | None) -> LoopOutput:
+            """Relaxes the captions and segments by them."""
             assert reading is not None and self._vocabulary is not None
             softness = self._temperature(context.progress)
             relaxation = Relaxation(draw, softness, self.hard, self._vocabulary[1], self.stop_gradient)
@@ -193,7 +176,7 @@ class Cycle(Loop):
                 parts |= self._segment(model, batch, context, chosen, rolled, relaxed, keep_image)
             output = weighted_sum(parts)
             ramp = min(1.0, (context.progress - self.start) / self.ramp) if self.ramp else 1.0
-            logs = describe_captions(rolled, relaxed.entropy) | {"temperature": torch.tensor(relaxation.temperature)}
+            logs = describe_captions(rolled, relaxed.entropy, relaxation.temperature)
             return LoopOutput(output.loss * ramp, output.logs | logs | {"small_regions": small.float()})
 
         return Ask(finish, questions)
@@ -255,7 +238,8 @@ class Cycle(Loop):
 
     def _temperature(self, progress: float) -> float:
         done = (progress - self.start) / (1 - self.start)
-        return self.temperature * (self.final_temperature / self.temperature) ** min(1.0, done)
+        final = self.temperature if self.final_temperature is None else self.final_temperature
+        return self.temperature * (final / self.temperature) ** min(1.0, done)
 
     def _draw(self, model: MaskCaptionModel, context: StepContext, regions: int, device: torch.device) -> TokenChoice:
         """How this step's captions are drawn: by noise of its own."""
@@ -274,8 +258,8 @@ class Cycle(Loop):
         """The reference captioner's VLM and its states for these captions."""
         if self.reference is None:
             return None
-        answers = [Tokens(tuple(ids)) for ids in rolled.said.ids]
-        known = reference_states(self._copy, model, rolled.encoded, rolled.mask1, rolled.images, answers, names)
+        frozen, mask1, images = rolled.encoded, rolled.mask1, rolled.images
+        known = reference_states(self._copy, model, frozen, mask1, images, rolled.answers, names)
         forget_casts()
         return known
 

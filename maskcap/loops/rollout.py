@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from maskcap.errors import SequenceTooLongError
+from maskcap.models.conversation import Tokens
 from maskcap.models.reference import evaluating
 from maskcap.models.segments import RegionTokens
 from maskcap.models.transfer import to_device
@@ -38,6 +39,11 @@ class Rolled:
     mask1: torch.Tensor
     images: list[int]
     spoken: list[int]
+
+    @property
+    def answers(self) -> list[Tokens]:
+        """The captions as they were said, to be read."""
+        return [Tokens(tuple(ids)) for ids in self.said.ids]
 
     def phrases(self, embeds_AC: torch.Tensor) -> RegionTokens:
         """The embeddings of the spoken captions' tokens without their ends, of those of all tokens."""
@@ -86,21 +92,23 @@ def naming_the_setting(max_new_tokens: int) -> Iterator[None]:
         raise SequenceTooLongError(f"{str(error).rstrip('.')}; {room}.") from error
 
 
-def describe_captions(rolled: Rolled, entropy_A: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What is logged of pseudo captions: means and shares, scalars."""
+def describe_captions(rolled: Rolled, entropy_A: torch.Tensor, temperature: float) -> dict[str, torch.Tensor]:
+    """What is logged of pseudo captions: means and shares, scalars on the device, which go there in one copy."""
     said, rows = rolled.said, len(rolled.images)
     known = {
         "length": sum(map(len, said.ids)) / rows,
         "distinct": len(set(said.texts)) / rows,
         "truncated": sum(said.truncated) / rows,
         "empty": 1 - len(rolled.spoken) / rows,
-        "regions": float(rows),
+        "regions": rows,
+        "temperature": temperature,
     }
-    return {"entropy": entropy_A.detach().mean()} | {name: torch.tensor(value) for name, value in known.items()}
+    (values,) = to_device([torch.tensor(list(known.values()), dtype=torch.float32)], entropy_A.device)
+    return {"entropy": entropy_A.detach().mean(), **dict(zip(known, values.unbind(), strict=True))}
 
 
 def forget_casts() -> None:
-    """Autocast keeps the weights that it has cast: should those of a forward without gradient have none, they must not
-    serve one with gradient. (torch 2.13 was looked at, and casts again by itself; older ones were not.)"""
+    """Autocast keeps the weights that it has cast. In torch before pull request 165068 (the pinned 2.13 has it) those
+    of a forward without gradient have none, and would serve one with gradient: pytorch issues 65766 and 112583."""
     if torch.is_autocast_enabled("cuda") or torch.is_autocast_enabled("cpu"):
         torch.clear_autocast_cache()

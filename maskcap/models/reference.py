@@ -34,9 +34,9 @@ class FrozenCopy:
         shared |= {id(buffer): buffer for buffer in model.buffers()}
         shared[id(model.vlm.tokenizer)] = model.vlm.tokenizer  # type: ignore[union-attr]
         left_out = {id(part): None for part in (model.segmenter, model.seg_mlp, model.grounding) if part is not None}
-        self._copied = [name for name, weight in model.named_parameters() if weight.requires_grad]
+        trained = {name for name, weight in model.named_parameters() if weight.requires_grad}
         self.model: MaskCaptionModel = copy.deepcopy(model, shared | left_out)
-        self._copied = [name for name, _ in self.model.named_parameters() if name in set(self._copied)]
+        self._copied = [name for name, _ in self.model.named_parameters() if name in trained]
         self.model.eval().requires_grad_(False)
         language = {id(weight) for weight in model.vlm.language_model.parameters()}  # type: ignore[union-attr]
         head = {id(model.vlm.head_weight), id(model.region_marker)}

@@ -64,7 +64,8 @@ def relax(
     states (A, C) of the same captions, without gradient.
     """
     layout = _Layout.of(captions)
-    ids_A, steps_A, rows_A, *earlier = to_device([torch.from_numpy(array) for array in layout.arrays], states_AC.device)
+    arrays = (layout.ids, layout.steps, layout.rows, layout.earlier)
+    ids_A, steps_A, rows_A, earlier_AW = to_device([torch.from_numpy(each) for each in arrays], states_AC.device)
     end = vlm.tokenizer.convert_tokens_to_ids(vlm.conversation.end)
     groups = list(layout.groups(len(captions) * vlm.head_weight.shape[0]))
     parts = []
@@ -72,7 +73,8 @@ def relax(
         (at,) = to_device([torch.from_numpy(tokens)], states_AC.device)
 
         def run(states_aC: torch.Tensor, steps: range = steps, at: torch.Tensor = at) -> tuple[torch.Tensor, ...]:
-            token = _Tokens(ids_A[at], steps_A[at] - steps.start, rows_A[at], earlier[0][at], end)
+            """One chunk, now and again in the backward."""
+            token = _Tokens(ids_A[at], steps_A[at] - steps.start, rows_A[at], earlier_AW[at], end)
             known = None if reference is None else (reference[0], reference[1][at])
             return _relax_chunk(vlm, states_aC, token, steps, relaxation, known)
 
@@ -91,27 +93,29 @@ class _Layout:
     """Token by token, on the host: ids, steps and rows int64 (A,), earlier int64 (A, W): the caption's tokens before,
     each once, -1 for none."""
 
-    arrays: list[np.ndarray]
+    ids: np.ndarray
+    steps: np.ndarray
+    rows: np.ndarray
+    earlier: np.ndarray
 
     @classmethod
     def of(cls, captions: Sequence[Sequence[int]]) -> _Layout:
         """Of captions by their ids."""
-        ids = [token for caption in captions for token in caption]
-        steps = [step for caption in captions for step in range(len(caption))]
-        rows = [row for row, caption in enumerate(captions) for _ in caption]
-        before = [list(dict.fromkeys(caption[:step])) for caption in captions for step in range(len(caption))]
-        earlier = np.full((len(ids), max(1, max(map(len, before), default=0))), -1, dtype=np.int64)
-        for row, tokens in zip(earlier, before, strict=True):
-            row[: len(tokens)] = tokens
-        return cls([*(np.array(each, dtype=np.int64) for each in (ids, steps, rows)), earlier])
+        places = [(row, step) for row, caption in enumerate(captions) for step in range(len(caption))]
+        ids = np.array([captions[row][step] for row, step in places], dtype=np.int64)
+        rows, steps = np.array(places, dtype=np.int64).reshape(-1, 2).T
+        before = [list(dict.fromkeys(captions[row][:step])) for row, step in places]
+        earlier = np.full((len(ids), max(1, *map(len, before))), -1, dtype=np.int64)
+        for line, tokens in zip(earlier, before, strict=True):
+            line[: len(tokens)] = tokens
+        return cls(ids, steps.copy(), rows.copy(), earlier)
 
     def groups(self, logits_a_step: int) -> Iterator[tuple[range, np.ndarray]]:
         """Runs of steps, and their tokens' places in A, of at most LOGITS_AT_ONCE logits or of one step."""
-        steps = self.arrays[1]
-        size = max(1, LOGITS_AT_ONCE // logits_a_step)
-        for first in range(0, int(steps.max()) + 1, size):
-            run = range(first, min(first + size, int(steps.max()) + 1))
-            yield run, np.flatnonzero((steps >= run.start) & (steps < run.stop))
+        size, end = max(1, LOGITS_AT_ONCE // logits_a_step), int(self.steps.max()) + 1
+        for first in range(0, end, size):
+            run = range(first, min(first + size, end))
+            yield run, np.flatnonzero((self.steps >= run.start) & (self.steps < run.stop))
 
 
 @dataclass(frozen=True)
@@ -134,43 +138,49 @@ def _relax_chunk(
     reference: tuple[Any, torch.Tensor] | None,
 ) -> tuple[torch.Tensor, ...]:
     """The fields of Relaxed of one chunk."""
-    choice = relaxation.choice
-    logits_aV = at_least_float32(vlm.head(states_aC)).masked_fill(choice.forbidden, FORBIDDEN)
+    forbidden = relaxation.choice.forbidden
+    logits_aV = at_least_float32(vlm.head(states_aC)).masked_fill(forbidden, FORBIDDEN)
     log_p_aV = logits_aV.log_softmax(dim=-1)
     p_aV = log_p_aV.exp()
     entropy = -(p_aV * log_p_aV).sum(-1)
     divergence = torch.zeros_like(entropy)
     if reference is not None:
         with torch.no_grad():
-            known_aV = at_least_float32(reference[0].head(reference[1])).masked_fill(choice.forbidden, FORBIDDEN)
+            known_aV = at_least_float32(reference[0].head(reference[1])).masked_fill(forbidden, FORBIDDEN)
             known_aV = known_aV.log_softmax(dim=-1)
         divergence = (p_aV * (log_p_aV - known_aV)).sum(-1)
     repeated = (p_aV.gather(1, token.earlier.clamp_min(0)) * (token.earlier >= 0)).sum(-1)
-    perturbed_aV = choice.candidates(logits_aV, token.ids)
-    if choice.noise is not None:
-        noise_gRV = choice.noise.at(steps)
-        perturbed_aV = perturbed_aV + noise_gRV[token.steps, token.rows].to(perturbed_aV.dtype)
-    soft_aV = (perturbed_aV / relaxation.temperature).softmax(dim=-1)
-    embeds = _embed(vlm, token, steps, soft_aV, relaxation)
+    embeds = _embed(vlm, token, steps, logits_aV, relaxation)
     return embeds, entropy, divergence, p_aV[:, token.end], repeated
 
 
-def _embed(vlm: Any, token: _Tokens, steps: range, soft_aV: torch.Tensor, relaxation: Relaxation) -> torch.Tensor:
+def _embed(vlm: Any, token: _Tokens, steps: range, logits_aV: torch.Tensor, relaxation: Relaxation) -> torch.Tensor:
     """Embeddings (a, C), straight through or soft; a caption's first token is its twin with a space."""
-    ids_a, table_VC = token.ids, vlm.embedding_weight
-    if relaxation.starts is not None and steps.start == 0:
-        first_a = token.steps == 0
-        ids_a = torch.where(first_a, relaxation.starts[ids_a], ids_a)
+    starts = relaxation.starts if steps.start == 0 else None
+    first_a = token.steps == 0
+    ids_a = token.ids if starts is None else torch.where(first_a, starts[token.ids], token.ids)
     if relaxation.cut:
         return vlm.embed(ids_a)
-    if relaxation.starts is not None and steps.start == 0:
-        moved_aV = torch.zeros_like(soft_aV).index_add(1, relaxation.starts, soft_aV)
-        soft_aV = torch.where((token.steps == 0)[:, None], moved_aV, soft_aV)
+    soft_aV = _soften(token, steps, logits_aV, relaxation)
+    if starts is not None:
+        moved_aV = torch.zeros_like(soft_aV).index_add(1, starts, soft_aV)
+        soft_aV = torch.where(first_a[:, None], moved_aV, soft_aV)
+    table_VC = vlm.embedding_weight
     if not relaxation.hard:
         return (soft_aV.to(table_VC.dtype) @ table_VC).to(table_VC.dtype)
     # (soft − soft) @ table is zero to the last bit, so that forward the tokens are exactly those of the text
     through = (soft_aV - soft_aV.detach()).to(table_VC.dtype) @ table_VC.detach()
     return vlm.embed(ids_a) + through.to(table_VC.dtype)
+
+
+def _soften(token: _Tokens, steps: range, logits_aV: torch.Tensor, relaxation: Relaxation) -> torch.Tensor:
+    """The relaxed draw (a, V), by the rollout's own noise."""
+    choice = relaxation.choice
+    perturbed_aV = choice.candidates(logits_aV, token.ids)
+    if choice.noise is not None:
+        noise_gRV = choice.noise.at(steps)
+        perturbed_aV = perturbed_aV + noise_gRV[token.steps, token.rows].to(perturbed_aV.dtype)
+    return (perturbed_aV / relaxation.temperature).softmax(dim=-1)
 
 
 def beyond(relaxed: Relaxed, captions: Sequence[Sequence[int]], target: int) -> torch.Tensor:

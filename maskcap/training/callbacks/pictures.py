@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Pictures(pl.Callback):
-    """Writes `<run folder>/samples/step_XXXXXX.png`, the run folder being the trainer's `default_root_dir`.
+    """Writes `<run folder>/samples/step_….png`, the run folder being the trainer's `default_root_dir`.
 
     Draws the first `count` entries of the module's `val_pictures`, a list of
     (image uint8 (H, W, 3), true mask (H, W), predicted mask (H, W) or None, Prediction); writes nothing when it is

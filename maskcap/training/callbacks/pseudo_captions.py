@@ -30,7 +30,7 @@ _COLUMNS = 4  # of the grid
 
 
 class PseudoCaptions(pl.Callback):
-    """After every validation of a fit, writes `<run folder>/samples/pseudo_XXXXXX.png`: the true mask, the greedy
+    """After every validation of a fit, writes `<run folder>/samples/pseudo_….png`: the true mask, the greedy
     caption of it, and the mask by this caption (in a pair's other frame); at the fit's end, logs the last captions.
 
     count: scenes, evenly spaced over the training sources without captions (of the trainer's data module); where there
