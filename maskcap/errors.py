@@ -49,3 +49,15 @@ class CheckpointError(MaskcapError):
 
 class SequenceTooLongError(MaskcapError):
     """A sample's tokens do not fit the configured maximum length; nothing is truncated in silence."""
+
+
+class NonFiniteError(MaskcapError):
+    """A loss or gradient was not finite, and `module.on_nonfinite` and `max_nonfinite` end the run."""
+
+
+class OutOfMemory(MaskcapError):
+    """A batch, or a sample alone, does not fit the memory of a device; the message names the samples."""
+
+
+class WorkerError(MaskcapError):
+    """A process that prepares data was killed or ended by itself."""

@@ -14,6 +14,7 @@ from maskcap.cli.main import main as maskcap
 from maskcap.cli.train import main as train
 from maskcap.data.scenes import make_scenes
 from maskcap.models.presets import tiny_internvl, tiny_qwen2_vl, tiny_sam2
+from tests import processes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -21,6 +22,7 @@ FENCED = README.split("```")[1::2]  # what stands between an opening and a closi
 COMMANDS = [line for block in FENCED if block.startswith("\n") for line in block.splitlines()]
 SNIPPETS = [block.removeprefix("python\n") for block in FENCED if block.startswith("python\n")]
 PYTHON = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("python ")]
+TORCHRUN = [shlex.split(line)[2:] for line in COMMANDS if line.startswith("torchrun ")]
 MASKCAP = [shlex.split(line, comments=True)[1:] for line in COMMANDS if line.startswith("maskcap ")]
 
 
@@ -83,7 +85,13 @@ def _train_once(place: Path, command: Any) -> None:
 def test_readme_maskcap_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
     """Run in the README's order: training from shards, below, reads what is written here."""
     small = _small(arguments, place, tmp_path / "run")
-    if arguments[0] != "tokens":
+    if arguments[0] == "report":  # no configuration of its own
+        _train_once(place, command)
+        assert command(maskcap, "report", str(place / "run"), f"out={tmp_path / 'report.html'}") == 0
+        return
+    if arguments[0] == "doctor":
+        small += [*LARGE[:6], "allow_random=true", "steps=3", "factor=1", "images=1"]
+    elif arguments[0] != "tokens":
         small.append("workers=0")
     if arguments[1] in ("sweep", "profile"):
         _train_once(place, command)
@@ -102,6 +110,10 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
         return
     if "--help" in given:
         return  # tests/cli runs it
+    if "hydra/launcher=slurm" in given:
+        return  # tests/slurm runs it, where there is a Slurm
+    if "hydra/sweeper=optuna" in given:
+        given = [*given, "hydra.sweeper.n_trials=1"]
     if "debug=overfit" in given:
         extra = OVERFIT
     elif any(argument.startswith("model.path") for argument in given):
@@ -118,8 +130,25 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
     assert command(train, *given, *options) == 0
 
 
+@pytest.mark.parametrize("arguments", TORCHRUN, ids=[" ".join(arguments) for arguments in TORCHRUN])
+def test_readme_torchrun(arguments: list[str], place: Path, tmp_path: Path) -> None:
+    """In two ranks, on a CPU, with the tiny weights."""
+    weights = [f"model.path={place / 'vlm'}", f"segmenter.path={place / 'sam'}", *processes.ddp_on_cpu()]
+    large = [argument for argument in LARGE if argument != "trainer=cpu"]
+    given = [*weights, *_small(arguments[1:], place, tmp_path / "run"), *SHORT, *large]
+    if (chosen := "trainer=fsdp") in given:
+        given.remove("trainer=ddp")
+        assert chosen in given
+    codes = processes.run_ranks(processes.train, *dict.fromkeys(given), world=2, output=tmp_path / "output")
+    assert codes == [0, 0], "\n".join(file.read_text()[-2000:] for file in (tmp_path / "output").iterdir())
+
+
 def test_readme_names_commands() -> None:
-    assert len(PYTHON) >= 10 and [arguments[0] for arguments in MASKCAP] == ["check", "shard", *["tokens"] * 5]
+    names = ["check", "shard", "doctor", "report", *["tokens"] * 5]
+    assert len(PYTHON) >= 10 and len(TORCHRUN) == 2 and [arguments[0] for arguments in MASKCAP] == names
+    for line in COMMANDS:
+        if line.startswith("sbatch "):
+            assert (ROOT / next(word for word in line.split() if word.endswith(".sbatch"))).is_file()
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"^make (\w+)", "\n".join(COMMANDS), re.M):
         assert re.search(rf"^{target}:", makefile, re.M)

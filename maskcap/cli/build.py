@@ -1,4 +1,4 @@
-"""What train and eval share: Lightning without its noise, loggers, callbacks, the trainer, checkpoint files."""
+"""What train and eval share: Lightning without its noise, loggers, callbacks, the trainer, clear errors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ _NOISE = (
 _TALKERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning.pytorch.accelerators.cuda",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",  # tells of a default at every save
     "lightning.fabric.utilities.seed",
     "lightning.fabric.utilities.distributed",
 )
@@ -86,6 +87,11 @@ def make_trainer(config: CheckedConfig, run: Path, **extra: Any) -> lightning.Tr
     _check_processes(config["trainer"])
     callbacks = list(config.build("callbacks").values())
     loggers = list(config.build("logger").values()) if "logger" in config.values else []
+    extra["plugins"] = [
+        *(config["trainer"].get("plugins") or []),
+        *extra.get("plugins", []),
+        config.build("checkpoints"),
+    ]
     return config.build("trainer", default_root_dir=str(run), callbacks=callbacks, logger=loggers or False, **extra)
 
 
@@ -143,48 +149,26 @@ def save_config(config: DictConfig, run: Path) -> None:
         (run / "config.yaml").write_text(f"# {command}\n{text}", encoding="utf-8")
 
 
-def checkpoint_file(path: str, runs: str = "runs") -> Path:
-    """The file at `path`. Raises CheckpointError, naming the newest checkpoint near it, when there is none."""
-    found = Path(path)
-    if found.is_file():
-        return found
-    place = found
-    while not place.is_dir() and place != place.parent:
-        place = place.parent
-    places = [place] if place not in (Path("."), Path("/")) else []
-    for folder in [*places, Path(runs)]:
-        near = sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-        if near:
-            hint = f"the newest one under {folder} is {near[-1]}"
-            break
-    else:
-        hint = f"there is none under {runs} either"
-    what = "is a folder" if found.is_dir() else "does not exist"
-    raise CheckpointError(f"checkpoint={path} {what}: give a .ckpt file; {hint}")
-
-
 @contextmanager
-def clear_errors(checkpoint: Path | None = None) -> Iterator[None]:
+def clear_errors(checkpoint: Path | None = None, today: DictConfig | None = None) -> Iterator[None]:
     """What Lightning and torch raise for a user's mistake becomes a MaskcapError.
 
-    A trainer that this machine cannot run, a metric that nothing logs: ConfigError. A checkpoint that cannot be read
-    or is of another model: CheckpointError. Everything else passes through.
+    A trainer that this machine cannot run, a metric that nothing logs: ConfigError. A checkpoint that is of another
+    model or optimizer: CheckpointError, which names the keys of the configuration that differ from `today`'s.
+    Everything else passes through.
     """
-    import pickle
-
     from lightning.fabric.utilities.exceptions import MisconfigurationException
 
+    from maskcap.cli.runs import of_another_run
+    from maskcap.data.workers import named_worker_deaths
+
     try:
-        yield
+        with named_worker_deaths():  # torch's signal handler raises it wherever the main thread is
+            yield
     except MisconfigurationException as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    except RuntimeError as error:
-        message = str(error)
-        marks = ("loading state_dict", "PytorchStreamReader", "Invalid magic number")
-        if checkpoint is None or not any(mark in message for mark in marks):
+    except (RuntimeError, ValueError, KeyError) as error:
+        marks = ("loading state_dict", "loaded state dict", "checkpoint contains only the model")
+        if checkpoint is None or not any(mark in str(error) for mark in marks):
             raise
-        raise CheckpointError(f"{checkpoint} cannot be loaded: {' '.join(message.split())[:400]}") from error
-    except (pickle.UnpicklingError, EOFError) as error:
-        if checkpoint is None:
-            raise
-        raise CheckpointError(f"{checkpoint} is not a readable checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(of_another_run(checkpoint, str(error), today)) from error

@@ -30,7 +30,7 @@ METRICS = (
     "train_seconds",
     "val_seconds",
 )
-_PLACES = ("paths", "hydra")  # what differs between any two runs
+_PLACES = ("paths.", "hydra.", "callbacks.trial.")  # what differs between any two runs
 
 
 class CompareRuns(Callback):
@@ -44,7 +44,9 @@ class CompareRuns(Callback):
         self.metrics = tuple(metrics)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Reads the folders that the jobs wrote, also those on other machines."""
+        """Reads the folders that the jobs wrote, also those on other machines; Optuna's trials have their own table."""
+        if config.hydra.get("sweeper", {}).get("study"):
+            return
         folder = Path(config.hydra.sweep.dir)
         runs = read_runs(folder)
         if not runs:
@@ -63,7 +65,7 @@ def read_runs(folder: Path) -> list[dict[str, Any]]:
     files = [file for file in folder.glob("*/config.yaml") if file.is_file()]
     for file in sorted(files, key=lambda file: (len(file.parent.name), file.parent.name)):
         config = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-        settings = {key: value for key, value in leaves(config).items() if key.partition(".")[0] not in _PLACES}
+        settings = {key: value for key, value in leaves(config).items() if not f"{key}.".startswith(_PLACES)}
         metrics = file.with_name("metrics.json")
         read = json.loads(metrics.read_text()) if metrics.is_file() else {}
         found.append({"run": file.parent.name, "settings": settings, "metrics": read})

@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(config: DictConfig) -> float | None:
     """Evaluate `checkpoint` in the folder `paths.run`; returns the run's `optimized_metric` on this split.
 
-    Writes metrics.json, predictions.jsonl, config.yaml and samples/. Raises ConfigError, CheckpointError, DataError.
+    Writes metrics.json, predictions.jsonl, report.html, config.yaml and samples/. Raises ConfigError, CheckpointError,
+    DataError.
     """
     from hydra.core.hydra_config import HydraConfig
 
@@ -89,6 +90,7 @@ def merge(trained: DictConfig, given: DictConfig, overrides: Iterable[str] = ())
     # Not the run's own list: a run folder from elsewhere must not say which packages to trust.
     merged.trusted_targets = wanted["trusted_targets"]
     merged.checkpoint = wanted["checkpoint"]
+    merged.checkpoints = {"_target_": "maskcap.training.checkpoints.files.CheckpointFiles"}  # nothing is saved
     return merged
 
 
@@ -135,6 +137,8 @@ def _at(values: Any, path: str) -> Any:
 def _report(
     trainer: lightning.Trainer, predictions: Iterable[Prediction], folder: Path, metric: str | None
 ) -> float | None:
+    from maskcap.reports.html.page import write_report
+    from maskcap.reports.html.runs import read_runs
     from maskcap.training.callbacks.metrics_file import write_metrics
 
     values = {name: float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith("val/")}
@@ -143,6 +147,7 @@ def _report(
             write_metrics(values, folder / "metrics.json")
         lines = [prediction.to_json() for prediction in predictions]
         (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        write_report(read_runs([folder]), folder / "report.html", f"{folder.name}: evaluation")
         width = max(map(len, values), default=0)
         log.info("%s\n%s", folder, "\n".join(f"  {name:<{width}}  {value:.4f}" for name, value in values.items()))
     return values.get(metric) if metric is not None else None

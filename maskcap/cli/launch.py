@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_SWEEPER = "hydra_plugins.maskcap_optuna.OptunaSweeper"
+
 Task = Callable[["DictConfig"], float | None]
 
 
@@ -38,25 +40,31 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    from maskcap.cli.slurm import check_launcher
+
     full = os.environ.get("HYDRA_FULL_ERROR", "0") not in ("", "0")
     given = experiment_in_its_place(sys.argv[1:] if arguments is None else arguments)
 
     start_time.cache_clear()
     OmegaConf.register_new_resolver("start_time", start_time, replace=True)
 
-    failed = []
+    begun, failed = [], []
 
     def guarded(config: DictConfig) -> float | None:
         if _rank() > 0:
             logging.getLogger().setLevel(logging.WARNING)  # rank 0 tells the story
+        begun.append(True)
         try:
+            check_launcher()
             return task(config)
         except MaskcapError as error:
             if full:
                 raise
-            failed.append(error)
             _end_run(error)
+            failed.append(error)
             return None
+
+    setattr(guarded, "failed", failed)  # noqa: B010  of runs in other processes: their launcher tells
 
     try:
         folder = str(conf_folder())
@@ -74,14 +82,26 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
         from maskcap.cli.overrides import explain
 
         fail(explain(error, folder, config_name, given), code=1)
+    except (OSError, ValueError) as error:
+        from maskcap.training.run_folder import system_error, unwritable
+
+        cause = system_error(error)  # logging puts a ValueError around it
+        if full or begun or cause is None:
+            raise
+        fail(str(unwritable(cause)), code=2)
 
 
 @functools.cache
 def start_time() -> str:
     """`2026-01-31_12-00-00`, when this command began; every rank that torchrun started gives rank 0's answer.
 
-    So all ranks share one run folder. They agree through torchrun's own store.
+    So all ranks share one run folder. They agree through torchrun's own store. In a batch job of Slurm's, `slurm_12_0`:
+    that is still its name when the job is started again (see `job_folder`).
     """
+    from maskcap.cli.slurm import job_folder
+
+    if (job := job_folder()) is not None:
+        return job
     now = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     environment = os.environ
     if environment.get("WORLD_SIZE", "1") == "1" or environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
@@ -102,11 +122,16 @@ def fail(message: str, code: int) -> None:
 
 
 def _end_run(error: MaskcapError) -> None:
-    """Report a run's error, and exit; of a multirun the other runs are made first, and all of them compared."""
+    """Report a run's error, and exit; of a multirun the other runs are made first, and all of them compared.
+
+    A trial's error goes on to the sweeper, which counts it; that of a job of submitit's to who submitted it.
+    """
     try:
         report(str(error))
     finally:
         _forget_empty_run()
+    if _is_trial() or "SUBMITIT_EXECUTOR" in os.environ:
+        raise error
     if not _in_multirun():
         raise SystemExit(2) from None
 
@@ -126,8 +151,15 @@ def _in_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def _is_trial() -> bool:
+    """Whether this run is a trial of `hydra/sweeper=optuna`."""
+    from hydra.core.hydra_config import HydraConfig
+
+    return _in_multirun() and HydraConfig.get().sweeper.get("_target_") == _SWEEPER
+
+
 def _forget_empty_run() -> None:
-    """Remove the run's folder when it holds a log and nothing else: the run failed before it began.
+    """Remove the run's folder when it holds a log, its lock and nothing else: the run failed before it began.
 
     Ranks share the folder: rank 0 removes it, if nobody else has done so or written into it meanwhile.
     """
@@ -138,7 +170,7 @@ def _forget_empty_run() -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     with suppress(OSError):
         files = list(folder.iterdir())
-        if all(file.is_file() and file.suffix == ".log" for file in files):
+        if all(file.is_file() and (file.suffix == ".log" or file.name == ".lock") for file in files):
             for file in files:
                 file.unlink(missing_ok=True)
             folder.rmdir()

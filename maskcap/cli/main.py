@@ -9,7 +9,7 @@ from importlib import import_module
 import maskcap
 
 # A command's module is imported when it is asked for: their imports take seconds.
-COMMANDS = {name: f"maskcap.cli.{name}" for name in ("train", "eval", "check", "shard", "tokens")}
+COMMANDS = {name: f"maskcap.cli.{name}" for name in ("train", "eval", "check", "doctor", "report", "shard", "tokens")}
 COMMANDS |= {f"tokens {word}": f"maskcap.cli.tokens_{word}" for word in ("profile", "sweep")}
 
 HELP = """maskcap: train models that turn a mask into a caption and a caption into a mask.
@@ -18,6 +18,8 @@ Usage
   maskcap train [key=value …]               train; without arguments the demo      (= python train.py)
   maskcap eval checkpoint=FILE [key=value]  evaluate a checkpoint on any split     (= python eval.py)
   maskcap check data=… [key=value]          read every record, name every bad one
+  maskcap doctor [key=value]                are the weights loaded, is [SEG] wired, does one batch overfit
+  maskcap report RUN … [out=report.html]    compare runs in one HTML page
   maskcap shard data=… out=… [key=value]    write tar shards with index and checksums
   maskcap tokens image=… | data=…           crops or patches of a picture, crops of a data set
   maskcap tokens profile out=FILE           how long each part of a model takes, for 1, 2, … crops

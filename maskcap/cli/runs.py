@@ -45,10 +45,57 @@ def run_config(checkpoint: Path) -> DictConfig | None:
     return None
 
 
+def checkpoint_file(path: str, runs: str = "runs") -> Path:
+    """The file at `path`, or the newest good checkpoint of a run's folder (or of its `checkpoints/`).
+
+    Raises CheckpointError, naming the newest checkpoint near it, when there is none.
+    """
+    from maskcap.training.checkpoints.reading import newest_good
+
+    found = Path(path)
+    if found.is_file():
+        return found
+    for folder in (found, found / "checkpoints"):
+        if (newest := newest_good(folder)) is not None:
+            return newest
+    place = found
+    while not place.is_dir() and place != place.parent:
+        place = place.parent
+    places = [place] if place not in (Path("."), Path("/")) else []
+    for folder in [*places, Path(runs)]:
+        near = sorted(folder.rglob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+        if near:
+            hint = f"the newest one under {folder} is {near[-1]}"
+            break
+    else:
+        hint = f"there is none under {runs} either"
+    what = "is a folder without a good checkpoint" if found.is_dir() else "does not exist"
+    raise CheckpointError(f"checkpoint={path} {what}: give a .ckpt file or a run's folder; {hint}")
+
+
+def resume_from(checkpoint: str | None, run: Path, runs: str = "runs") -> Path | None:
+    """What a training run in the folder `run` starts from; None: from the start.
+
+    checkpoint: `auto` takes the newest good one of the run's own folder, if it has any; else as `checkpoint_file`.
+    Raises CheckpointError; with `auto` when the run has checkpoints and all are damaged.
+    """
+    from maskcap.training.checkpoints.reading import by_age, newest_good
+
+    if checkpoint != "auto":
+        return None if checkpoint is None else checkpoint_file(checkpoint, runs)
+    folder = run / "checkpoints"
+    newest, there = newest_good(folder), by_age(folder)
+    if newest is None and there:
+        names = ", ".join(path.name for path in there)
+        raise CheckpointError(
+            f"checkpoint=auto: none of the checkpoints in {folder} is whole ({names}): remove them to start anew"
+        )
+    log.info("%s", "from the start" if newest is None else f"going on from {newest}")
+    return newest
+
+
 def checkpoint_and_config(path: str, runs: str) -> tuple[Path, DictConfig]:
     """The checkpoint's file and the configuration of its run. Raises CheckpointError where either is missing."""
-    from maskcap.cli.build import checkpoint_file
-
     checkpoint = checkpoint_file(path, runs)
     trained = run_config(checkpoint)
     if trained is None:
@@ -83,6 +130,19 @@ def warn_of_changes(checkpoint: Path, today: DictConfig) -> None:
             ", ".join(changed[:_NAMED]),
             rest,
         )
+
+
+def of_another_run(checkpoint: Path, error: str, today: DictConfig | None) -> str:
+    """The message for a checkpoint that torch or Lightning could not load into this run: keys and shapes that differ.
+
+    error: theirs, of which the first lines are kept.
+    """
+    trained = None if today is None else run_config(checkpoint)
+    changed = [] if trained is None or today is None else changed_keys(trained, today)
+    keys = f"{', '.join(changed[:_NAMED])} differ from its run's configuration; " if changed else ""
+    details = " ".join(error.split())
+    cut = f"{details[:400]} …" if len(details) > 400 else details
+    return f"{checkpoint} cannot be loaded: it is of another model or optimizer. {keys}{cut}"
 
 
 def leaves(value: Any, path: str = "") -> dict[str, Any]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from maskcap.cli.launch import launch
-from maskcap.config import Node, Nodes, Schema
+from maskcap.config import CheckedConfig, Node, Nodes, Schema
 from maskcap.errors import ConfigError
+from maskcap.training.stop_signals import noted_stop_signals
 
 if TYPE_CHECKING:
     import lightning
@@ -35,6 +37,7 @@ TRAIN_SCHEMA: Schema = {
     "scheduler": Node(),
     "module": Node(),
     "trainer": Node(),
+    "checkpoints": Node(),
     "callbacks": Nodes(),
     "logger": Nodes(),
 }
@@ -42,7 +45,8 @@ TRAIN_SCHEMA: Schema = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; `arguments` default to sys.argv[1:]."""
-    launch(run, "train", arguments)
+    with noted_stop_signals():  # before anything heavy is imported: a warning can come at any time
+        launch(run, "train", arguments)
 
 
 def run(config: DictConfig) -> float | None:
@@ -50,21 +54,29 @@ def run(config: DictConfig) -> float | None:
 
     Raises ConfigError before anything is built when the configuration is wrong; DataError, CheckpointError.
     """
-    from maskcap.cli.build import build_run, checkpoint_file, clear_errors, quiet_lightning
     from maskcap.cli.from_shards import use_shards
-    from maskcap.cli.runs import warn_of_changes
+    from maskcap.cli.slurm import go_on_if_requeued
     from maskcap.config import check_config
+    from maskcap.training.run_folder import claimed_by_rank_0
 
+    go_on_if_requeued(config)
     use_shards(config)
     checked = check_config(config, TRAIN_SCHEMA)
     folder = Path(checked["paths"]["run"])
     config.paths.run = str(folder)
-    resume = None if checked["checkpoint"] is None else checkpoint_file(checked["checkpoint"], checked["paths"]["runs"])
+    with noted_stop_signals(), claimed_by_rank_0(folder):  # signals: in a job of submitit's, `main` never ran
+        return _train(config, checked, folder)
 
+
+def _train(config: DictConfig, checked: CheckedConfig, folder: Path) -> float | None:
+    from maskcap.cli.build import build_run, clear_errors, quiet_lightning
+    from maskcap.cli.runs import resume_from, warn_of_changes
+
+    resume = resume_from(checked["checkpoint"], folder, checked["paths"]["runs"])
     if resume is not None:
         warn_of_changes(resume, config)
 
-    with quiet_lightning(), clear_errors(resume):
+    with quiet_lightning(), clear_errors(resume, config):
         early = "fit" if checked["data"].get("prepare") is None else None  # what prepare draws is not there yet
         data, module, trainer = build_run(config, checked, folder, setup=early)
         _say_what_trains(module, folder)
@@ -72,11 +84,19 @@ def run(config: DictConfig) -> float | None:
             module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=resume is not None
         )
         if resume is not None and not trainer.callback_metrics:
-            raise ConfigError(
-                f"checkpoint={resume} is at the end of this run already (step {trainer.global_step}): "
-                "to train on, raise trainer.max_epochs"
-            )
+            return _finished_before(resume, trainer, checked)
         return _metric(trainer, checked["optimized_metric"])
+
+
+def _finished_before(resume: Path, trainer: lightning.Trainer, config: CheckedConfig) -> float | None:
+    """A run that had nothing left to do: the metric that its folder holds with `checkpoint=auto`, else ConfigError."""
+    message = f"{resume} is at the end of this run already (step {trainer.global_step})"
+    if config["checkpoint"] != "auto":
+        raise ConfigError(f"{message}: to train on, raise trainer.max_epochs")
+    log.warning("%s: nothing was trained", message)
+    metrics = Path(config["paths"]["run"]) / "metrics.json"
+    name = config["optimized_metric"]
+    return json.loads(metrics.read_text()).get(name) if name is not None and metrics.is_file() else None
 
 
 def _say_what_trains(module: lightning.LightningModule, folder: Path) -> None:

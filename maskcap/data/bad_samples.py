@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from maskcap.durable import where_there_is_room
 from maskcap.errors import ConfigError, DataError, MaskcapError
 
 logger = logging.getLogger(__name__)
@@ -124,6 +125,7 @@ def append_bad_samples(path: Path, bad: Iterable[BadSample]) -> None:
     """Append one line for each to a jsonl file; its folder is made, nothing is written for none."""
     lines = "".join(f"{sample.to_json()}\n" for sample in bad)
     if lines:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(lines)
+        with where_there_is_room(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(lines)

@@ -142,6 +142,11 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         """Training sources by name, built on first use."""
         return self.sources("train")
 
+    @property
+    def train_options(self) -> SampleOptions:
+        """How training samples are made."""
+        return self._train_samples
+
     def sources(self, part: Part) -> dict[str, Sequence[Record]]:
         """Sources of "train", "val" or "test" by name, built on first use; bad records are among theirs.
 

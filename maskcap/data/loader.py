@@ -23,6 +23,7 @@ from maskcap.data.batches import TrainBatches
 from maskcap.data.drawing import DrawnSamples, SampleOptions, collate_drawn, collate_evaluation
 from maskcap.data.mixture import Draw, Mixture
 from maskcap.data.record import Record
+from maskcap.data.workers import with_named_deaths
 from maskcap.errors import CheckpointError, ConfigError, MaskcapError
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class TrainLoader:
         self._resume_at = 0
         self._bad.begin(self._batches.mixture.samples_per_epoch // self._batches.world)
         tiny_regions = 0
-        for batch in self._loader:
+        for batch in with_named_deaths(self._loader):
             padding = self._batches.is_padding(self._yielded)
             self._yielded += 1
             checked = _checked(batch)
@@ -203,7 +204,7 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         self._bad.begin(self._samples)
         tiny_regions = 0
-        for batch, padding in zip(self._loader, self._padding, strict=True):
+        for batch, padding in zip(with_named_deaths(self._loader), self._padding, strict=True):
             checked = _checked(batch)
             self._bad.add(checked.bad, len(checked.keys))
             tiny_regions += checked.tiny_regions

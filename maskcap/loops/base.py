@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
-from maskcap.models.transfer import take
+from maskcap.loops.outputs import LoopOutput, LoopPrediction
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
+    from maskcap.loops.global_batch import GlobalBatch
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
     from maskcap.models.reading import Reading
     from maskcap.models.segments import Questions
 
 Need: TypeAlias = Literal["captions", "phrases"]
-Score: TypeAlias = Literal["phrases", "prompts", "cycle", "cross_frame"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class StepContext:
     """One step: the images' lazy encodings, the share of the run done (0..1) and the step's own random numbers.
 
     generator: for decisions that all ranks take alike, since they change which parameters take part. noise_generator:
-    for noise, which each rank draws for itself; None: the same one.
+    for noise, which each rank draws for itself; None: the same one. ranks: the exchange between ranks; None: the means
+    are over this rank's batch, as they are alone.
     """
 
     encoded: EncodedImages
@@ -54,6 +55,7 @@ class StepContext:
     curriculum: Curriculum = field(default_factory=Curriculum)
     generator: torch.Generator = field(default_factory=torch.Generator)
     noise_generator: torch.Generator | None = None
+    ranks: GlobalBatch | None = None
 
     @property
     def noise(self) -> torch.Generator:
@@ -65,56 +67,14 @@ class StepContext:
         draw = torch.rand((), generator=self.generator).item()
         return self.progress >= self.curriculum.image_tokens_from and draw >= self.curriculum.image_token_dropout
 
+    def or_stand_in(self, regions: list[int]) -> list[int]:
+        """The regions of a loop; where there is none and every rank must run the model, the batch's first."""
+        return regions or ([0] if self.ranks is not None and self.ranks.stand_ins else [])
+
     @property
     def use_segmenter(self) -> bool:
         """Whether SAM2 takes part in this step."""
         return self.progress >= self.curriculum.segmenter_from
-
-
-@dataclass(frozen=True)
-class LoopOutput:
-    """`loss`: scalar with gradient, the loop's weight not yet applied. `logs`: detached scalars by name."""
-
-    loss: torch.Tensor
-    logs: dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class LoopPrediction:
-    """What a loop says of a validation batch about its `regions` (indices into R, repeated where several phrases mean
-    one): captions and whether each was cut for length, mask logits float (r, M, M), with the phrases that asked for
-    them, if words did; or both.
-
-    score: what asked for the masks, hence which metrics they count in: the data's `phrases`, `prompts` (points, boxes),
-      `cycle` (captions that the model wrote itself), `cross_frame` (these too, but masks of image2, scored by mask2).
-    """
-
-    regions: list[int]
-    phrases: list[str] | None = None
-    captions: list[str] | None = None
-    truncated: list[bool] | None = None
-    mask_logits: torch.Tensor | None = None
-    score: Score = "phrases"
-
-    def without(self, regions: set[int]) -> LoopPrediction:
-        """The same of all other regions."""
-        kept = [row for row, region in enumerate(self.regions) if region not in regions]
-        if len(kept) == len(self.regions):
-            return self
-
-        def rows(values: list[Any] | None) -> list[Any] | None:
-            """Those that are kept."""
-            return None if values is None else [values[row] for row in kept]
-
-        logits = None if self.mask_logits is None else take(self.mask_logits, kept)
-        return replace(
-            self,
-            regions=[self.regions[row] for row in kept],
-            phrases=rows(self.phrases),
-            captions=rows(self.captions),
-            truncated=rows(self.truncated),
-            mask_logits=logits,
-        )
 
 
 @dataclass(frozen=True)
@@ -132,11 +92,14 @@ class Loop(ABC):
     weight: 0: the loop takes part in validation alone.
     needs: "captions" of any kind, "phrases" that single a region out, or None.
     generates: whether predict writes captions: validation then honours describe_sets.
+    same_on_every_rank: whether a step runs the same layers on every rank, whatever the batch (`context.or_stand_in`):
+      sharded weights need it.
     """
 
     weight: float
     needs: Need | None
     generates: bool = False
+    same_on_every_rank: bool = False
 
     @property
     def wordless(self) -> bool:
@@ -153,6 +116,10 @@ class Loop(ABC):
         """
         words = {None: batch.region_ids, "captions": batch.caption, "phrases": batch.phrase}[self.needs]
         return [region for region, word in enumerate(words) if word is not None]
+
+    def contrasts(self, model: MaskCaptionModel, progress: float) -> bool:
+        """Whether its step at this share of the run tells phrases from each other, on all ranks together."""
+        return False
 
     @abstractmethod
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
@@ -177,20 +144,24 @@ class Loop(ABC):
 def run_loops(
     model: MaskCaptionModel, loops: Mapping[str, Loop], batch: Batch, context: StepContext
 ) -> dict[str, LoopOutput]:
-    """One step of all loops, by name: each image is encoded once, the language model runs once over all segments."""
+    """One step of all loops, by name: each image is encoded once, the language model runs once over all segments.
+
+    With `context.ranks` the losses are this rank's share in those of the global batch; every rank must make the step.
+    """
+    left, ranks = [loop.contrasts(model, context.progress) for loop in loops.values()], context.ranks
+    if ranks is not None:
+        ranks.begin(len(loops), sum(left))
     asks = {name: loop.ask(model, batch, context) for name, loop in loops.items()}
     asked = {name: ask.questions for name, ask in asks.items() if ask.questions is not None}
     readings = dict(zip(asked, model.read(context.encoded, list(asked.values())), strict=True)) if asked else {}
-    return {name: ask.finish(readings.get(name)) for name, ask in asks.items()}
+    outputs = {}
+    for number, (name, ask) in enumerate(asks.items(), 1):
+        outputs[name] = ask.finish(readings.get(name))
+        if ranks is not None:
+            ranks.settle(sum(left[number:]))
+    return outputs if ranks is None else ranks.scaled(outputs)
 
 
 def nothing_to_learn(model: MaskCaptionModel) -> Ask:
     """A zero with a graph, for a batch without any region that the loop can use: no rank waits for another."""
     return Ask(lambda _: LoopOutput(model.region_marker.sum() * 0.0, {}))
-
-
-def weighted_sum(parts: Mapping[str, tuple[float, torch.Tensor]]) -> LoopOutput:
-    """Losses with their weights, by name → their sum; each is logged as it is."""
-    weighed = [weight * value for weight, value in parts.values() if weight]  # the others cost no backward
-    loss = torch.stack(weighed or [0.0 * value for _, value in parts.values()]).sum()
-    return LoopOutput(loss, {"loss": loss.detach(), **{name: value.detach() for name, (_, value) in parts.items()}})

@@ -5,38 +5,18 @@ Shapes: r regions with a phrase, T image tokens, M low-res mask side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-import torch
-
-from maskcap.loops.base import (
-    Ask,
-    Loop,
-    LoopOutput,
-    LoopPrediction,
-    Need,
-    StepContext,
-    nothing_to_learn,
-    weighted_sum,
-)
-from maskcap.losses import (
-    dice_loss,
-    grounding_loss,
-    phrase_contrast,
-    region_keys,
-    resize_targets,
-    sample_uncertain,
-    sigmoid_ce_loss,
-)
-from maskcap.models.transfer import take, to_device
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
+from maskcap.loops.outputs import weighted_sum
+from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
+from maskcap.models.transfer import take
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
     from maskcap.models.reading import Reading
-    from maskcap.models.segmenter import Segmenter
 
 
 class CaptionToMask(Loop):
@@ -48,6 +28,7 @@ class CaptionToMask(Loop):
     """
 
     needs: Need | None = "phrases"
+    same_on_every_rank = True
 
     def __init__(
         self,
@@ -70,21 +51,28 @@ class CaptionToMask(Loop):
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Weighted sum of the losses above; each is logged by its name."""
         keep_image = context.keep_image()  # drawn by every rank, also by one without phrases
-        chosen = self.regions_of(batch, context.progress)
+        regions = self.regions_of(batch, context.progress)
+        chosen = context.or_stand_in(regions)
         if not chosen:
             return nothing_to_learn(model)
         phrases = [batch.phrase[index] or "" for index in chosen]
         questions = model.phrase_questions(
             phrases, batch.images_of(chosen), keep_image=keep_image, names=batch.names_of(chosen)
         )
-        asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen))
+        asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen), not regions)
 
         def finish(reading: Reading | None) -> LoopOutput:
             assert reading is not None
             parts = phrase_losses(self, model, asked, reading, context.encoded, context)
-            return weighted_sum(parts) if parts else LoopOutput(reading.seg_states.sum() * 0.0, {})
+            if not parts:
+                return LoopOutput(reading.seg_states.sum() * 0.0, {})
+            return weighted_sum(parts, PHRASE_LOSSES, asked.counts(reading))
 
         return Ask(finish, questions)
+
+    def contrasts(self, model: MaskCaptionModel, progress: float) -> bool:
+        """With a grounding map."""
+        return model.grounding is not None
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """Mask logits of every phrase of every region; a region with several phrases comes several times."""
@@ -95,96 +83,3 @@ class CaptionToMask(Loop):
         region_image = take(batch.region_image, regions)
         logits = model.segment(batch.image1, phrases, region_image, encoded=encoded, names=batch.names_of(regions))
         return LoopPrediction(regions, phrases=phrases, mask_logits=logits)
-
-
-@dataclass(frozen=True)
-class AskedRegions:
-    """The r regions asked for: phrases, masks (r, H, W), the image of each."""
-
-    phrases: list[str]
-    mask1: torch.Tensor
-    region_image: torch.Tensor
-
-
-class MaskLossSettings(Protocol):
-    """The settings that caption → mask and prompt → mask share."""
-
-    ce_weight: float
-    dice_weight: float
-    sampled_points: int | None
-
-
-class PhraseLossSettings(MaskLossSettings, Protocol):
-    """The settings that caption → mask and the cycle's second half share."""
-
-    answer_weight: float
-    grounding_weight: float
-    contrast_weight: float
-
-
-def phrase_losses(
-    settings: PhraseLossSettings,
-    model: MaskCaptionModel,
-    asked: AskedRegions,
-    reading: Reading,
-    encoded: EncodedImages,
-    context: StepContext,
-) -> dict[str, tuple[float, torch.Tensor]]:
-    """Each loss of phrases read with their images (`encoded`), with its weight, by name."""
-    seg_states = reading.seg_states
-    parts: dict[str, tuple[float, torch.Tensor]] = {}
-    if settings.answer_weight:
-        parts["answer"] = settings.answer_weight, model.answer_loss(encoded, reading)
-    grounding_map = None
-    if model.grounding is not None:
-        grounding_map, losses = _ground(settings, model, asked, seg_states, encoded)
-        parts |= losses
-    if context.use_segmenter:
-        logits = model.mask_logits(encoded, seg_states, asked.region_image, grounding_map)
-        parts |= mask_losses(settings, model.segmenter, logits, asked.mask1, context.noise)
-    return parts
-
-
-def _ground(
-    settings: PhraseLossSettings,
-    model: MaskCaptionModel,
-    asked: AskedRegions,
-    seg_states: torch.Tensor,
-    encoded: EncodedImages,
-) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
-    """The grounding map (r, T) and its losses."""
-    head, keys, valid = model.grounding, encoded.keys, encoded.tokens.valid
-    assert head is not None
-    queries = head.queries(seg_states)
-    grounding_map = head(queries, keys, asked.region_image, valid)
-    covered = model.coverage(encoded.tokens, asked.mask1, asked.region_image)
-    valid = None if valid is None else valid.index_select(0, asked.region_image)
-    same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
-    (same,) = to_device([same], seg_states.device)
-    contrast = phrase_contrast(queries, region_keys(keys, covered, asked.region_image), same, head.scale)
-    return grounding_map, {
-        "grounding": (settings.grounding_weight, grounding_loss(grounding_map, covered, valid)),
-        "contrast": (settings.contrast_weight, contrast),
-    }
-
-
-def mask_losses(
-    settings: MaskLossSettings,
-    segmenter: Segmenter,
-    logits: torch.Tensor,
-    mask1: torch.Tensor,
-    generator: torch.Generator,
-) -> dict[str, tuple[float, torch.Tensor]]:
-    """Sigmoid CE and dice of low-res logits (r, M, M) against masks (r, H, W), each with its weight.
-
-    Dense: the masks are resized to the logits as the segmenter says. Sampled: both are read at uncertain points.
-    """
-    if settings.sampled_points is None:
-        targets = resize_targets(mask1, (logits.shape[-2], logits.shape[-1]), segmenter.target_resize)
-    else:
-        logits, targets = sample_uncertain(logits, mask1, settings.sampled_points, generator)
-        logits, targets = logits[:, None], targets[:, None]
-    return {
-        "mask_ce": (settings.ce_weight, sigmoid_ce_loss(logits, targets)),
-        "mask_dice": (settings.dice_weight, dice_loss(logits, targets)),
-    }

@@ -12,15 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from maskcap.errors import ConfigError
-from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn, weighted_sum
-from maskcap.loops.caption_to_mask import AskedRegions, phrase_losses
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn
 from maskcap.loops.mask_to_caption import greedy_captions
+from maskcap.loops.outputs import Over, weighted_sum
+from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
 from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, naming_the_setting, roll_out
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
 from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
@@ -32,6 +33,12 @@ if TYPE_CHECKING:
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
     from maskcap.models.reading import Reading
+
+
+# What each loss, and each log beside them, is a mean over.
+_MADE: dict[str, Over] = {"kl": "tokens", "repeated": "tokens", "entropy": "tokens", "too_long": "regions"}
+_SAID: dict[str, Over] = dict.fromkeys(("length", "distinct", "truncated", "empty", "temperature"), "regions")
+LOSSES: dict[str, Over] = {**_MADE, **_SAID, **dict.fromkeys(PHRASE_LOSSES, "spoken"), "answer": "answers"}
 
 
 @dataclass(eq=False)
@@ -172,14 +179,22 @@ class Cycle(Loop):
             relaxed = relax(model.vlm, reading.answer_states, rolled.said.ids, relaxation, known)
             context.encoded.work.answers += relaxed.entropy.numel()
             parts = self._stay_words(rolled, relaxed)
+            counts: dict[Over, int] = {"tokens": relaxed.entropy.numel(), "regions": len(chosen)}
             if rolled.spoken:
-                parts |= self._segment(model, batch, context, chosen, rolled, relaxed, keep_image)
-            output = weighted_sum(parts)
+                further, counts["answers"] = self._segment(model, batch, context, chosen, rolled, relaxed, keep_image)
+                parts, counts["spoken"] = parts | further, len(rolled.spoken)
+            output = weighted_sum(parts, LOSSES, counts)
             ramp = min(1.0, (context.progress - self.start) / self.ramp) if self.ramp else 1.0
             logs = describe_captions(rolled, relaxed.entropy, relaxation.temperature)
-            return LoopOutput(output.loss * ramp, output.logs | logs | {"small_regions": small.float()})
+            logs = output.logs | logs | {"small_regions": small.float()}
+            ramped = {name: (weight * ramp, value) for name, (weight, value) in parts.items()}
+            return replace(output, loss=output.loss * ramp, logs=logs, parts=ramped)
 
         return Ask(finish, questions)
+
+    def contrasts(self, model: MaskCaptionModel, progress: float) -> bool:
+        """With a grounding map, from the start on."""
+        return model.grounding is not None and progress >= self.start
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
         """Greedy captions of all regions, and mask logits by them: in their image, or in a pair's other frame."""
@@ -218,8 +233,9 @@ class Cycle(Loop):
         rolled: Rolled,
         relaxed: Relaxed,
         keep_image: bool,
-    ) -> dict[str, tuple[float, torch.Tensor]]:
-        """Caption → mask of the regions with words, by these words' embeddings; each loss with its weight."""
+    ) -> tuple[dict[str, tuple[float, torch.Tensor]], int]:
+        """Caption → mask of the regions with words, by these words' embeddings; each loss with its weight, and the
+        answers' tokens."""
         phrases = rolled.phrases(relaxed.embeds)
         spoken = [chosen[row] for row in rolled.spoken]
         encoded, images = context.encoded, batch.images_of(spoken)
@@ -234,7 +250,8 @@ class Cycle(Loop):
         with naming_the_setting(self.max_new_tokens):
             (reading,) = model.read(encoded, [questions])
         asked = AskedRegions([rolled.said.texts[row] for row in rolled.spoken], mask, region_image)
-        return phrase_losses(self, model, asked, reading, encoded, context)
+        losses = phrase_losses(self, model, asked, reading, encoded, context)
+        return losses, reading.answer_ids.numel()
 
     def _temperature(self, progress: float) -> float:
         done = (progress - self.start) / (1 - self.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
+from maskcap.loops.outputs import Over
 from maskcap.models.transfer import take
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ class MaskToCaption(Loop):
     """Learns the captions of the regions that have one; the others are left to other loops."""
 
     needs: Need | None = "captions"
+    same_on_every_rank = True
     generates = True
 
     def __init__(self, weight: float = 1.0) -> None:
@@ -28,7 +30,8 @@ class MaskToCaption(Loop):
         """Mean cross-entropy of the answers' tokens. Logs `loss`, and `small_regions`: regions that no cell of the
         token grid sampled, described from their best-covered token."""
         keep_image = context.keep_image()  # drawn by every rank, also by one without captions
-        chosen = self.regions_of(batch, context.progress)
+        learned = self.regions_of(batch, context.progress)
+        chosen = context.or_stand_in(learned)
         if not chosen:
             return nothing_to_learn(model)
         region_image = take(batch.region_image, chosen)
@@ -45,7 +48,9 @@ class MaskToCaption(Loop):
         def finish(reading: Reading | None) -> LoopOutput:
             assert reading is not None
             loss = model.answer_loss(context.encoded, reading)
-            return LoopOutput(loss, {"loss": loss.detach(), "small_regions": small.float()})
+            logs = {"loss": loss.detach(), "small_regions": small.float()}
+            tokens: dict[Over, int] = {"answers": reading.answer_ids.numel() if learned else 0}
+            return LoopOutput(loss, logs, {"loss": (1.0, loss)}, {"loss": "answers"}, tokens)
 
         return Ask(finish, questions)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, weighted_sum
-from maskcap.loops.caption_to_mask import mask_losses
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext
+from maskcap.loops.outputs import weighted_sum
+from maskcap.loops.phrase_losses import MASK_LOSSES, mask_losses
 from maskcap.models.transfer import to_device
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class PromptToMask(Loop):
     """
 
     needs: Need | None = None
+    same_on_every_rank = True
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class PromptToMask(Loop):
         def finish(_: Reading | None) -> LoopOutput:
             logits = self._logits(model, batch, context)
             parts = mask_losses(self, model.segmenter, logits, batch.mask1, context.noise)
-            return weighted_sum(parts)
+            return weighted_sum(parts, MASK_LOSSES, {"regions": batch.mask1.shape[0]})
 
         return Ask(finish)
 

@@ -11,6 +11,7 @@ SAM2 as a coarse mask.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,8 +46,15 @@ class GroundingHead(nn.Module):
         self.key_image = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.key_language = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, width))
         self.key_place = nn.Linear(4 * WAVES, width) if places else None
-        self.scale = nn.Parameter(torch.tensor(1.0 / math.sqrt(width)))
-        self.bias = nn.Parameter(torch.tensor(-2.0))  # a region covers few cells: start from "not here"
+        # One number each, not scalars: FSDP2 shards none of these.
+        self.scale = nn.Parameter(torch.tensor([1.0 / math.sqrt(width)]))
+        self.bias = nn.Parameter(torch.tensor([-2.0]))  # a region covers few cells: start from "not here"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        for name in (f"{prefix}scale", f"{prefix}bias"):  # scalars in older checkpoints
+            if name in state_dict and not state_dict[name].ndim:
+                state_dict[name] = state_dict[name].reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def keys(
         self, features_BTC: torch.Tensor, states_BTC: torch.Tensor, boxes_BT4: torch.Tensor | None = None

@@ -123,7 +123,7 @@ def _curve(axes: Axes, name: str, points: Series, colour: str) -> None:
         if name.startswith("train/cycle/length"):
             values, label = values / 10, f"{label} / 10"
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(steps, _smooth(values), color=colour, linewidth=1.6, label=label)
+        axes.plot(steps, smooth(values), color=colour, linewidth=1.6, label=label)
         return
     label = name.removeprefix("val/").removeprefix("caption_")
     if name.startswith("val/caption_cider"):
@@ -131,7 +131,7 @@ def _curve(axes: Axes, name: str, points: Series, colour: str) -> None:
     axes.plot(steps, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=f"{label}  {values[-1]:.3f}")
 
 
-def _smooth(values: np.ndarray) -> np.ndarray:
+def smooth(values: np.ndarray) -> np.ndarray:
     """Exponential moving average over about a fiftieth of the curve, bias corrected; NaN and infinity are left out."""
     decay = 1 - 1 / max(1.0, len(values) / 50)
     smooth, total, weight = np.empty(len(values)), 0.0, 0.0

@@ -5,29 +5,40 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
 
 from maskcap.data.batch import Batch
 from maskcap.errors import ConfigError
 from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops
+from maskcap.loops.global_batch import GlobalBatch
+from maskcap.loops.outputs import LoopOutput
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.work import Work
+from maskcap.training.checkpoints.frozen import fill_in_frozen, frozen_sources
+from maskcap.training.checkpoints.random_states import gather_random_states, restore_random_states
+from maskcap.training.faults.memory import OnOutOfMemory, batch_named
+from maskcap.training.faults.nonfinite import OnNonFinite
+from maskcap.training.faults.splitting import split_step
+from maskcap.training.faults.steps import GuardedSteps
 from maskcap.training.loop_checks import check_words
 from maskcap.training.optimizers import AdamW, WarmupCosine
+from maskcap.training.step_logs import log_step
+from maskcap.training.strategies import is_sharded
 from maskcap.training.used_images import only_images, used_images
 from maskcap.training.validation import Validation
 
 
-class MaskCaptionModule(L.LightningModule):
+class MaskCaptionModule(GuardedSteps):
     """Trains `model` by the weighted sum of `loops`; one of weight 0 takes no part in training, but does in validation.
 
     describe_sets: names of the validation sets whose captions are generated and scored (None: all of them); masks
     are predicted on every set, but for those that a generated caption asks for. meteor: score METEOR too (needs Java).
     seed: of the steps' own random numbers, which depend on it and on the number of batches seen alone (and on the
     rank, for noise), so a resumed run draws what the undisturbed one would have drawn.
+    on_nonfinite, max_nonfinite: what becomes of a step whose loss or gradient is not finite, see NonFiniteGuard.
+    on_out_of_memory: what becomes of a batch that does not fit, see GuardedSteps.
     """
 
     def __init__(
@@ -41,8 +52,11 @@ class MaskCaptionModule(L.LightningModule):
         meteor: bool = True,
         pictures: int = 8,
         seed: int = 0,
+        on_nonfinite: OnNonFinite = "skip",
+        max_nonfinite: int = 10,
+        on_out_of_memory: OnOutOfMemory = "raise",
     ) -> None:
-        super().__init__()
+        super().__init__(on_nonfinite, max_nonfinite, on_out_of_memory)
         if not loops:
             raise ConfigError(
                 "no loop to train: choose loops=both, cycle, mask_to_caption, caption_to_mask, prompt_to_mask"
@@ -54,7 +68,8 @@ class MaskCaptionModule(L.LightningModule):
         self.curriculum = curriculum or Curriculum()
         self.seed = seed
         self._batches_seen = 0  # by each rank, over epochs and resumes
-        self._world = 1
+        self._world, self._sharded = 1, False
+        self._random_states: Sequence[Mapping[str, Any]] | None = None  # loaded, not yet restored
         self.last_work: Work | None = None  # of the last training step, for callbacks
         self.last_tokens: list[tuple[int, int]] = []  # of the last batch, `EncodedImages.token_costs`
         self.last_images: list[int] | None = None  # of the last training batch, those that a loop learned from
@@ -86,30 +101,44 @@ class MaskCaptionModule(L.LightningModule):
             self._batches_seen = 0
             if not self.active_loops:
                 raise ConfigError(f"nothing to train: loops {list(self.loops)} all have weight 0; give one a weight")
+            self.check_faults()
             for loop in self.active_loops.values():
                 loop.check(self.model)
             idle = {name: loop for name, loop in self.loops.items() if loop.weight == 0}
             check_words(self.active_loops, getattr(self.trainer, "datamodule", None), idle)
 
+    def configure_model(self) -> None:
+        """Lightning's hook for sharding weights. Raises ConfigError for what cannot be sharded."""
+        if is_sharded(self.trainer):
+            self.trainer.strategy.shard_weights(self)  # type: ignore[attr-defined]
+
     def on_fit_start(self) -> None:
         """Reads the length of the run once: Lightning's estimate walks the loaders."""
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
-        self._world = self.trainer.world_size
+        self._world, self._sharded = self.trainer.world_size, is_sharded(self.trainer)
 
     def on_train_start(self) -> None:
-        """Gives the training loader its restored place: Lightning passes it over when the loader was already made, and
-        `configure_optimizers` asks for its length before anything is restored."""
+        """Restores the random states, and gives the training loader its restored place: Lightning passes it over when
+        the loader was already made, and `configure_optimizers` asks for its length before anything is restored."""
         self.trainer.fit_loop._load_combined_loader_states()
+        if self._random_states is not None:  # not earlier: setting up draws, and a validation may be due first
+            restore_random_states(self._random_states)
+            self._random_states = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the number of batches seen, for the steps' random numbers, and the states of loops that have one."""
+        """Adds the number of batches seen, for the steps' random numbers, the states of loops that have one, every
+        rank's random states (so every rank must save), and which weights are frozen."""
         checkpoint["batches_seen"] = self._batches_seen
+        checkpoint["random_states"] = gather_random_states()
+        checkpoint["frozen_sources"] = frozen_sources(self)
         states = {name: state for name, loop in self.loops.items() if (state := loop.state_dict())}
         if states:
             checkpoint["loop_states"] = states  # "loops" is Lightning's own
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Goes on from there. Raises CheckpointError when frozen weights that it does not hold differ from these."""
+        fill_in_frozen(checkpoint, self)
+        self._random_states = checkpoint.get("random_states")
         self._batches_seen = int(checkpoint.get("batches_seen", checkpoint.get("global_step", 0)))
         for name, state in checkpoint.get("loop_states", {}).items():
             if name in self.loops:
@@ -126,7 +155,10 @@ class MaskCaptionModule(L.LightningModule):
             own = np.random.SeedSequence([seed % 2**64, self.global_rank + 1]).generate_state(1)
             noise = torch.Generator().manual_seed(int(own[0]))
         encoded = self.model.encode(batch.image1, batch.sizes)
-        return StepContext(encoded, self._progress, self.curriculum, generator, noise)
+        ranks = None
+        if self._world > 1:
+            ranks = GlobalBatch(self.device, padding=batch.all_padding, stand_ins=self._sharded)
+        return StepContext(encoded, self._progress, self.curriculum, generator, noise, ranks)
 
     @property
     def _progress(self) -> float:
@@ -136,21 +168,31 @@ class MaskCaptionModule(L.LightningModule):
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""
         self.last_images = used_images(batch, self.active_loops.values(), self._progress)
         batch = only_images(batch, self.last_images)
-        context = self.step_context(batch)
+        self.begin_step(batch)
+        if self.splits:
+            first = batch_idx % self.trainer.accumulate_grad_batches == 0
+            total, gradients = split_step(self, batch, first=first)
+            self.begin_step(batch, gradients)
+        else:
+            with batch_named(batch):
+                total, outputs = self.step_losses(batch, self.step_context(batch))
+            log_step(self, outputs, total, len(batch.keys), batch.all_padding)
+            self.note_batch(batch.keys, total, outputs)
         self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
-        size = len(batch.keys)
+        return total
+
+    def step_losses(self, batch: Batch, context: StepContext) -> tuple[torch.Tensor, dict[str, LoopOutput]]:
+        """The weighted sum of the loops' losses, with gradient, and their outputs by name."""
+        outputs = run_loops(self.model, self.active_loops, batch, context)
         total: torch.Tensor | None = None
-        for name, output in run_loops(self.model, self.active_loops, batch, context).items():
+        for name, output in outputs.items():
             weighted = self.loops[name].weight * output.loss
             total = weighted if total is None else total + weighted
-            for part, value in output.logs.items():
-                self.log(f"train/{name}/{part}", value, prog_bar=part == "loss", batch_size=size)
         assert total is not None
         self.last_work, self.last_tokens = context.encoded.work, context.encoded.token_costs
         if batch.all_padding:
             total = total * 0.0  # the other ranks have the epoch's last samples; this one only steps with them
-        self.log("train/loss", total.detach(), batch_size=size)
-        return total
+        return total, outputs
 
     def on_validation_epoch_start(self) -> None:
         """Forgets the last validation."""

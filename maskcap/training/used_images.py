@@ -52,3 +52,28 @@ def only_images(batch: Batch, images: Sequence[int]) -> Batch:
         padding=tuple(batch.padding[image] for image in images) if batch.padding else (),
         **lists,
     )
+
+
+def only_regions(batch: Batch, regions: Sequence[int]) -> Batch:
+    """These regions, ascending and one at least, with all images. Nothing waits for the device."""
+    kept, owners = list(regions), batch.images_of(regions)
+    (rows,) = to_device([torch.tensor(kept)], batch.image1.device)
+    lists: dict[str, Any] = {name: [getattr(batch, name)[region] for region in kept] for name in _OF_REGIONS}
+    return replace(
+        batch,
+        mask1=batch.mask1.index_select(0, rows),
+        region_image=batch.region_image.index_select(0, rows),
+        mask2=None if batch.mask2 is None else batch.mask2.index_select(0, rows),
+        host_region_image=tuple(owners),
+        **lists,
+    )
+
+
+def halves(batch: Batch) -> list[Batch]:
+    """Its images in two halves, or one image's regions; nothing for a region alone."""
+    images, regions = len(batch.keys), len(batch.region_ids)
+    if images > 1:
+        return [only_images(batch, range(images // 2)), only_images(batch, range(images // 2, images))]
+    if regions > 1:
+        return [only_regions(batch, range(regions // 2)), only_regions(batch, range(regions // 2, regions))]
+    return []

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from maskcap.data.batch import Batch, denormalise
 from maskcap.data.rle import encode_mask
-from maskcap.loops.base import LoopPrediction, Score
+from maskcap.loops.outputs import LoopPrediction, Score
 from maskcap.metrics.masks import MaskMetrics
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.transfer import take

@@ -43,6 +43,7 @@ def test_train_then_evaluate_then_resume(command, tiny: list[str], tmp_path: Pat
         "metrics.json",
         "metrics.csv",
         "train.log",
+        "run.json",
         "checkpoints/last.ckpt",
         "checkpoints/best.ckpt",
     }
@@ -56,6 +57,8 @@ def test_train_then_evaluate_then_resume(command, tiny: list[str], tmp_path: Pat
     limit = "data.limit_val=2"  # as the run had; alone, eval takes every record
     assert command(evaluate, f"checkpoint={last}", f"hydra.run.dir={again}", limit) == 0, capsys.readouterr().err
     assert (again / "samples" / "step_000004.png").is_file()
+    page = (again / "report.html").read_text()
+    assert "val/miou" in page and "Lowest IoU" in page and "data:image/jpeg" in page and 'class="note"' not in page
     evaluated = read(again / "metrics.json")
     assert {name: evaluated[name] for name in metrics if name not in TIMES} == {
         name: value for name, value in metrics.items() if name not in TIMES

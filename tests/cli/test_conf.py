@@ -17,7 +17,7 @@ from maskcap.data.scenes import make_scenes
 
 CONF = conf_folder()
 GROUPS = ["callbacks", "data", "debug", "logger", "loops", "model", "optimizer", "paths", "scheduler", "segmenter"]
-GROUPS += ["trainer", "vision_tokens"]
+GROUPS += ["sweep", "trainer", "vision_tokens"]
 
 
 def choices(group: str) -> list[str]:

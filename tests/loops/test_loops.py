@@ -9,10 +9,11 @@ import torch
 
 from maskcap.data.batch import Batch
 from maskcap.errors import SequenceTooLongError
-from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops, weighted_sum
+from maskcap.loops.base import Curriculum, Loop, StepContext, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.cycle import Cycle
 from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.outputs import weighted_sum
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.losses import caption_loss
 from maskcap.models.mask_caption import MaskCaptionModel

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from maskcap.errors import DataError
-from maskcap.reports.curves import _smooth, curves_figure, read_metrics
+from maskcap.reports.curves import curves_figure, read_metrics, smooth
 from maskcap.reports.figures import figure_to_array
 
 CSV = """epoch,step,train/loss_step,train/mask_to_caption/loss,train/mask_to_caption/map_loss,val/caption_cider,val/miou
@@ -73,10 +73,10 @@ def test_a_run_without_metrics_still_gives_a_figure(tmp_path: Path):
 def test_smoothing_starts_unbiased_and_passes_over_nan():
     values = np.full(500, 3.0)
     values[[0, 7]] = math.nan, math.inf
-    smooth = _smooth(values)
-    assert math.isnan(smooth[0])
-    assert smooth[1:] == pytest.approx(3.0)
-    assert np.array_equal(_smooth(np.array([1.0, 5.0])), [1.0, 5.0])  # too short to smooth
+    found = smooth(values)
+    assert math.isnan(found[0])
+    assert found[1:] == pytest.approx(3.0)
+    assert np.array_equal(smooth(np.array([1.0, 5.0])), [1.0, 5.0])  # too short to smooth
 
 
 @pytest.mark.parametrize(

@@ -132,17 +132,19 @@ def test_captions_that_are_no_phrases_cannot_ask_for_masks(scenes: Path, tmp_pat
 
 
 class Seeds(L.Callback):
-    """The seed of every batch's random numbers."""
+    """The seed of every batch's random numbers, and what it draws from the global generator, as dropout does."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
+        self.drawn: list[float] = []
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self.seen.append(pl_module.step_context(batch).generator.initial_seed())
+        self.drawn.append(torch.rand(1).item())
 
 
 def test_every_batch_draws_its_own_numbers_over_accumulation_and_resume(scenes: Path, tmp_path: Path) -> None:
-    def run(folder: str, checkpoint: str | None = None, **options: Any) -> tuple[list[int], dict[str, torch.Tensor]]:
+    def run(folder: str, checkpoint: str | None = None, **options: Any) -> tuple[Seeds, dict[str, torch.Tensor]]:
         seeds = Seeds()
         callbacks = [seeds, *options.pop("callbacks", [])]
         accumulate = options.pop("accumulate", 2)
@@ -151,7 +153,7 @@ def test_every_batch_draws_its_own_numbers_over_accumulation_and_resume(scenes: 
         )
         module = _module(seed=3, curriculum=Curriculum(image_token_dropout=0.5))
         trainer.fit(module, datamodule=_data(scenes), ckpt_path=checkpoint, weights_only=False if checkpoint else None)
-        return seeds.seen, module.state_dict()
+        return seeds, module.state_dict()
 
     class Save(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -159,11 +161,11 @@ def test_every_batch_draws_its_own_numbers_over_accumulation_and_resume(scenes: 
                 trainer.save_checkpoint(tmp_path / "one.ckpt")
 
     seeds, weights = run("whole", callbacks=[Save()])
-    assert seeds == [3_000_009 + i for i in range(8)]  # 2 epochs of 4 batches, 4 steps
+    assert seeds.seen == [3_000_009 + i for i in range(8)]  # 2 epochs of 4 batches, 4 steps
     rest, resumed = run("rest", str(tmp_path / "one.ckpt"))
-    assert rest == seeds[2:]
+    assert rest.seen == seeds.seen[2:] and rest.drawn == seeds.drawn[2:]
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
-    assert run("plain", accumulate=1, max_epochs=1)[0] == seeds[:4]
+    assert run("plain", accumulate=1, max_epochs=1)[0].seen == seeds.seen[:4]
 
 
 def test_masks_without_words_train_sam2_from_prompts(scenes: Path, tmp_path: Path) -> None:

@@ -15,9 +15,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from maskcap.data.batch import Batch
-from maskcap.loops.base import Ask, Loop, LoopPrediction, Need, Score, nothing_to_learn
+from maskcap.loops.base import Ask, Loop, LoopPrediction, Need, nothing_to_learn
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.outputs import Score
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.mask_caption import MaskCaptionModel

@@ -9,7 +9,6 @@ import errno
 import hashlib
 import os
 import re
-import socket
 import tempfile
 import time
 import uuid
@@ -17,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from maskcap.data.shards.storage import client_errors, filesystem, is_url, join, list_files, read_file
+from maskcap.durable import host_tag, is_alive, move_into_place
 
 _DAY = 86400  # seconds
 
@@ -27,7 +27,7 @@ def temporary_path(place: str, run: int) -> str:
     `run` is the process id of the run that it belongs to, the same in all its workers (see `remove_stale`).
     """
     folder, _, name = place.rpartition("/")
-    return join(_temporary_folder(folder), f".{_tag(folder)}{name}.{_host()}.{run}.{uuid.uuid4().hex}.tmp")
+    return join(_temporary_folder(folder), f".{_tag(folder)}{name}.{host_tag()}.{run}.{uuid.uuid4().hex}.tmp")
 
 
 def remove_stale(folder: str) -> list[str]:
@@ -43,29 +43,13 @@ def remove_stale(folder: str) -> list[str]:
         if match is None:
             continue
         with suppress(FileNotFoundError, PermissionError):  # moved to its place by now; another user's
-            dead = not _is_alive(int(match[2])) if match[1] == _host() else time.time() - os.stat(path).st_mtime > _DAY
+            dead = (
+                not is_alive(int(match[2])) if match[1] == host_tag() else time.time() - os.stat(path).st_mtime > _DAY
+            )
             if dead:
                 os.unlink(path)
                 stale.append(name)
     return stale
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
-
-
-def _host() -> str:
-    """What tells machines apart, and containers, whose process ids are their own; 8 hex digits."""
-    name = socket.gethostname()
-    with suppress(OSError):
-        name += os.readlink("/proc/self/ns/pid")
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _temporary_folder(folder: str) -> str:
@@ -87,12 +71,7 @@ def put(temporary: str, place: str) -> None:
         return
     with open(temporary, "rb") as file:
         os.fsync(file.fileno())
-    os.replace(temporary, place)
-    folder = os.open(os.path.dirname(place), os.O_RDONLY)
-    try:
-        os.fsync(folder)  # the new name itself must survive a crash of the machine
-    finally:
-        os.close(folder)
+    move_into_place(temporary, place)
 
 
 def write_file(place: str, data: bytes, run: int | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
+from maskcap.durable import where_there_is_room
 from maskcap.training.callbacks.position import LoadedPosition
 
 if TYPE_CHECKING:
@@ -70,16 +71,16 @@ class MetricsFile(pl.Callback):
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         step, epoch = self._loaded.position(trainer)
-        write_metrics(
-            {
-                **dict(sorted(metrics.items())),
-                "step": step,
-                "epoch": epoch,
-                "train_seconds": round(self._train_seconds, 3),
-                "val_seconds": round(now - self._validation_began, 3),
-            },
-            Path(trainer.default_root_dir) / "metrics.json",
-        )
+        metrics = {
+            **dict(sorted(metrics.items())),
+            "step": step,
+            "epoch": epoch,
+            "train_seconds": round(self._train_seconds, 3),
+            "val_seconds": round(now - self._validation_began, 3),
+        }
+        path = Path(trainer.default_root_dir) / "metrics.json"
+        with where_there_is_room(path):
+            write_metrics(metrics, path)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws curves.png from the CSV logger's file, where there is one."""
@@ -91,7 +92,9 @@ class MetricsFile(pl.Callback):
             from maskcap.reports.figures import figure_to_array
 
             pixels = figure_to_array(curves_figure(metrics_csv))
-            Image.fromarray(pixels).save(Path(trainer.default_root_dir) / "curves.png")
+            path = Path(trainer.default_root_dir) / "curves.png"
+            with where_there_is_room(path):
+                Image.fromarray(pixels).save(path)
 
     def _trained(self) -> float:
         running = 0.0 if self._stretch_began is None else time.monotonic() - self._stretch_began

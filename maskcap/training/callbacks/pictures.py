@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
 
+from maskcap.durable import where_there_is_room
 from maskcap.training.callbacks.position import LoadedPosition
 
 if TYPE_CHECKING:
@@ -48,11 +50,15 @@ class Pictures(pl.Callback):
             return
         step, _ = self._loaded.position(trainer)
         show_picture(trainer, _draw(pictures), "step", "val/samples", step)
+        for logger in trainer.loggers:
+            send_table(logger, "val/predictions", pictures, step)
 
 
 def show_picture(trainer: pl.Trainer, pixels: np.ndarray, stem: str, name: str, step: int) -> None:
     """Write uint8 (H, W, 3) to `<run folder>/samples/<stem>_<step>.png`, and show it in the loggers as `name`."""
-    _write_png(pixels, Path(trainer.default_root_dir) / "samples" / f"{stem}_{step:06d}.png")
+    path = Path(trainer.default_root_dir) / "samples" / f"{stem}_{step:06d}.png"
+    with where_there_is_room(path):
+        _write_png(pixels, path)
     for logger in trainer.loggers:
         send_image(logger, name, pixels, step)
 
@@ -68,6 +74,33 @@ def send_image(logger: Logger, name: str, pixels: np.ndarray, step: int) -> None
         target.experiment.add_image(name, pixels, step, dataformats="HWC")
     elif "WandbLogger" in classes:
         target.log_image(name, [pixels], step=step)
+
+
+def send_table(
+    logger: Logger,
+    name: str,
+    pictures: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]],
+    step: int,
+) -> None:
+    """A row for each picture in a wandb logger: the image with both masks, words and IoU; others are passed over."""
+    if "WandbLogger" not in {base.__name__ for base in type(logger).__mro__}:
+        return
+    import wandb
+
+    rows = []
+    for image, true, predicted, said in pictures:
+        masks = {"truth": true, "prediction": predicted}
+        shown = {
+            kind: {"mask_data": mask.astype(np.uint8), "class_labels": {1: kind}}
+            for kind, mask in masks.items()
+            if mask is not None
+        }
+        picture = wandb.Image(image, masks=shown)  # pyright: ignore[reportArgumentType]
+        words = [said.caption, said.predicted_caption, said.phrase]
+        rows.append([said.key, said.region_id, said.set_name, picture, *words, said.iou])
+    columns = ["record", "region", "set", "picture", "caption", "predicted caption", "asked for", "iou"]
+    target: Any = logger
+    target.log_table(name, columns=columns, data=rows, step=step)
 
 
 def _draw(pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]]) -> np.ndarray:

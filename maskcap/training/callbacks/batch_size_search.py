@@ -1,0 +1,147 @@
+"""`trainer.find_batch_size=true`: the largest batch that fits is found before step 0, and used."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.utilities.seed import isolate_rng
+
+from maskcap.data.batch import Batch, collate, normalise
+from maskcap.data.datamodule import MaskCaptionDataModule
+from maskcap.data.record import Record
+from maskcap.data.sample import make_sample
+from maskcap.errors import ConfigError, OutOfMemory
+from maskcap.loops.base import Curriculum
+from maskcap.training.faults.gradients import take_gradients
+from maskcap.training.faults.memory import describe, is_out_of_memory, peak_memory
+from maskcap.training.ranks import gather_objects, world_size
+
+log = logging.getLogger(__name__)
+
+_RECORDS = 1000  # of each source that are looked at for the worst one, evenly spread
+_COPIES = 3  # of the trained weights that a fit holds beside gradients: AdamW's two, DDP's buckets
+
+
+class BatchSizeSearch(pl.Callback):
+    """Tries forward and backward of the worst batch: the most regions, with the longest sentences, of the records that
+    it looks at, at the end of the curriculum. `data.batch_size` is doubled while it fits, or halved until it does.
+
+    Weights, random numbers and optimizer are as if nothing had been tried; all ranks take the smallest one's size. The
+    learning rate is not changed. Raises OutOfMemory, with the sample named, when a batch of one does not fit.
+    """
+
+    def __init__(self, enabled: bool = False) -> None:
+        self._enabled = enabled
+
+    def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
+        """Before the loaders are made, and the number of steps is known."""
+        if not self._enabled or stage != "fit":
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, MaskCaptionDataModule):
+            raise ConfigError("trainer.find_batch_size=true needs data of maskcap's own data module, which it asks")
+        pl_module.to(trainer.strategy.root_device)
+        with isolate_rng():
+            found, failed = self._search(trainer, pl_module, data)
+        for text in gather_objects(failed):
+            if text is not None:
+                raise OutOfMemory(text)
+        size = min(gather_objects(found))
+        log.info("find_batch_size: %d images on each rank fit (data.batch_size was %d)", size, data.batch_size)
+        data.batch_size = size
+
+    def _search(self, trainer: pl.Trainer, module: Any, data: MaskCaptionDataModule) -> tuple[int, str | None]:
+        """This rank's size, and what to say where even one image does not fit."""
+        worst = worst_batch(data)
+        whole = data.samples_per_epoch or sum(len(source) for source in data.train_sources.values())
+
+        def fits(size: int) -> bool:
+            """Tried."""
+            return _fits(trainer, module, worst(size))
+
+        found = largest(fits, data.batch_size, max(1, whole // world_size()))
+        if found:
+            return found, None
+        return 0, f"out of memory ({peak_memory()}) already {describe(worst(1))}: lower data.image_size or regions"
+
+
+def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
+    """The size that fits, by doubling `start` up to `most`, or halving it; 0: not even one does."""
+    size = min(start, most)
+    if fits(size):
+        while size * 2 <= most and fits(size * 2):
+            size *= 2
+        return size
+    while size > 1:
+        size //= 2
+        if fits(size):
+            return size
+    return 0
+
+
+def worst_batch(data: MaskCaptionDataModule) -> Callable[[int], Batch]:
+    """`size` → a batch of so many images as workers hand it over: the worst record's, all with the longest sentences.
+
+    Raises DataError for a record that cannot be read.
+    """
+    options = data.train_options
+    records = [record for source in data.train_sources.values() for record in _spread(source)]
+    worst = max(records, key=lambda record: _cost(record, options.regions_per_image))
+    caption = max(
+        (text for record in records for region in record.regions1 for text in region.captions), key=len, default=""
+    )
+    rng = np.random.default_rng(0)
+    sample = make_sample(worst, rng, image_size=options.image_size, regions_per_image=options.regions_per_image)
+
+    def of(size: int) -> Batch:
+        """As many as asked for."""
+        batch = collate([sample] * size)
+        said = [None if text is None else caption for text in batch.caption]
+        asked = [None if text is None else caption for text in batch.phrase]
+        return replace(batch, caption=said, phrase=asked)
+
+    return of
+
+
+def _spread(source: Sequence[Record]) -> list[Record]:
+    step = max(1, len(source) // _RECORDS)
+    return [source[index] for index in range(0, len(source), step)]
+
+
+def _cost(record: Record, regions: int | None) -> tuple[int, int]:
+    """The regions that a sample of it can have, and the characters of their longest sentences."""
+    lengths = sorted((max(map(len, region.captions), default=0) for region in record.regions1), reverse=True)
+    taken = lengths if regions is None else lengths[:regions]
+    return len(taken), sum(taken)
+
+
+def _fits(trainer: pl.Trainer, module: Any, batch: Batch) -> bool:
+    """Whether a step's forward and backward go through, beside what a fit holds."""
+    device = trainer.strategy.root_device
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    held: list[torch.Tensor] = []
+    try:
+        held += [torch.empty_like(parameter) for parameter in parameters for _ in range(_COPIES)]
+        there = normalise(batch.to(device))
+        context = replace(module.step_context(there), progress=1.0, curriculum=Curriculum())
+        with trainer.precision_plugin.train_step_context():
+            total, _ = module.step_losses(there, context)
+        total.backward()
+        return True
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return False
+    finally:
+        take_gradients(parameters)
+        held.clear()
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,36 @@
+"""What a training step logs: train/loss and every loop's parts; with several ranks, those of the global batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import lightning as L
+import torch
+
+from maskcap.loops.global_batch import gather_logs
+from maskcap.loops.outputs import LoopOutput
+from maskcap.training.ranks import sum_over_ranks, world_size
+
+
+def log_step(
+    module: L.LightningModule, outputs: Mapping[str, LoopOutput], total: torch.Tensor, size: int, padding: bool = False
+) -> None:
+    """Logs train/<loop>/<part> and train/loss, the same on every rank; every rank must call it.
+
+    size: images of this rank's batch. padding: they count nothing. With several ranks the parts are logged at the steps
+    alone that the loggers write down: they are gathered by name, since a rank without phrases has none of theirs.
+    """
+    if world_size() == 1:
+        for name, output in outputs.items():
+            for part, value in output.logs.items():
+                module.log(f"train/{name}/{part}", value, prog_bar=part == "loss", batch_size=size)
+    elif writes_down(module.trainer):
+        for name, value in gather_logs(outputs, padding).items():
+            module.log(f"train/{name}", value, prog_bar=name.endswith("/loss"), batch_size=size)
+    module.log("train/loss", sum_over_ranks(total.detach()) / world_size(), batch_size=size)
+
+
+def writes_down(trainer: L.Trainer) -> bool:
+    """Whether the loggers take this training step; alike on all ranks."""
+    steps = trainer.fit_loop.epoch_loop._batches_that_stepped  # what Lightning's own question goes by
+    return (steps + 1) % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from maskcap.durable import host_tag, is_alive, move_into_place, where_there_is_room
+
+
+def test_whose_processes_run():
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    assert is_alive(os.getpid()) and is_alive(1) and not is_alive(dead.pid) and not is_alive(10**30)
+    assert len(host_tag()) == 8 and host_tag() == host_tag()
+
+
+def test_a_file_replaces_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    Path("new").write_text("new")
+    Path("old").write_text("old")
+    move_into_place("new", "old")  # in the working folder, which has no name here
+    assert Path("old").read_text() == "new" and not Path("new").exists()
+
+
+def test_a_full_disk_loses_a_record_and_says_so(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.ERROR), where_there_is_room("curves.png"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "curves.png could not be written: No space left on device. The run goes on" in caplog.text
+    with pytest.raises(PermissionError), where_there_is_room("curves.png"):
+        raise OSError(errno.EACCES, "Permission denied")
