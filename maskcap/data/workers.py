@@ -27,10 +27,13 @@ _LIKELY = {
 
 @contextmanager
 def named_worker_deaths() -> Iterator[None]:
-    """What torch raises when one of its workers has died becomes a WorkerError; everything else passes."""
+    """What torch raises when one of its workers has died becomes a WorkerError; everything else passes.
+
+    torch's signal handler raises between any two lines of Python, whose code may turn it into an error of another type.
+    """
     try:
         yield
-    except RuntimeError as error:
+    except Exception as error:
         death = worker_death(error)
         if death is None:
             raise
@@ -62,11 +65,14 @@ def _dead_worker(loader: DataLoader) -> WorkerError | None:
 
 
 def worker_death(error: BaseException) -> WorkerError | None:
-    """The typed error, where torch's says that a worker died; else None."""
-    found = _DEAD.search(str(error))
-    if found is None:
-        return None
-    return _death(found.group(1), (found.group(3) or "").strip())
+    """The typed error, where torch's, or one that it led to, says that a worker died; else None."""
+    cause: BaseException | None = error
+    while cause is not None:
+        found = _DEAD.search(str(cause))
+        if found is not None:
+            return _death(found.group(1), (found.group(3) or "").strip())
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _death(pid: str, how: str) -> WorkerError:

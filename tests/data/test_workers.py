@@ -47,3 +47,14 @@ def test_causes_are_told_from_each_other() -> None:
     assert "pid 8) ended by itself: see its own message" in str(worker_death(RuntimeError(ended)))
     assert "pid 8, 9) ended" in str(worker_death(RuntimeError("DataLoader worker (pid(s) 8, 9) exited unexpectedly")))
     assert worker_death(RuntimeError("CUDA error: killed")) is None
+
+
+def test_a_death_that_became_another_error_is_recognised() -> None:
+    """As `inspect` makes a TypeError of whatever its look at a function raises."""
+    try:
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+        except RuntimeError as death:
+            raise TypeError("unsupported callable") from death
+    except TypeError as error:
+        assert "pid 7) was killed by signal SIGKILL" in str(worker_death(error))

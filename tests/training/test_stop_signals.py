@@ -70,8 +70,9 @@ def test_in_another_thread_nothing_is_installed():
 
 
 def test_ctrl_c_stays_as_it_is():
+    before = signal.getsignal(signal.SIGINT)
     with noted_stop_signals():
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_stopped_is_an_exit_with_the_shells_code():
