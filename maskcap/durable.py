@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,19 @@ def move_into_place(temporary: str, place: str) -> None:
     """Rename a synced file within its folder, all or nothing; the old one is gone. Raises OSError."""
     os.replace(temporary, place)
     sync_folder(os.path.dirname(place))
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small file, all or nothing: an error leaves the old one, and nothing beside it. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".tmp")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        os.replace(unfinished, path)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(folder: str) -> None:

@@ -18,7 +18,11 @@ from typing import Any
 
 from maskcap.errors import ConfigError
 
-TRUSTED = ("maskcap", "torch", "lightning", "transformers")
+OTHERS = ("torch", "lightning", "transformers")
+TRUSTED = ("maskcap", *OTHERS)
+# What a configuration may build of the others, by the names of the base classes.
+KINDS = ("Module", "Optimizer", "LRScheduler", "Trainer", "Callback", "Logger", "Strategy", "Profiler")
+KINDS += ("CheckpointIO", "ClusterEnvironment", "Precision", "PreTrainedConfig")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +60,8 @@ def locate(target: object, where: str, trusted: Sequence[str] = ()) -> Callable[
     """Import what `_target_: package.module.name` names.
 
     Raises ConfigError when it is not a string, is not of a trusted package (nor defined in one: `torch.os.system`
-    is refused), does not exist or cannot be called. `where` is the key, for the message.
+    is refused), does not exist or cannot be called. Of torch, lightning and transformers only classes of the kinds in
+    `KINDS` are taken: `torch.hub.load` would run what it loads. `where` is the key, for the message.
     """
     if not isinstance(target, str) or "." not in target:
         raise ConfigError(f"{where}._target_ must be the full name of a class or function, not {target!r}")
@@ -72,7 +77,19 @@ def locate(target: object, where: str, trusted: Sequence[str] = ()) -> Callable[
         raise ConfigError(f"{where}._target_: {target} is defined in {home}, which is not a trusted package")
     if not callable(found):
         raise ConfigError(f"{where}._target_: {target} is a {type(found).__name__}, not a class or function")
+    package = home.partition(".")[0]
+    if package in OTHERS and package not in trusted and not _is_of_a_kind(found):
+        raise ConfigError(
+            f"{where}._target_: {target} is none of what a configuration may build of {package}: a class of "
+            f"{', '.join(KINDS)}. A function of your own may call it: trusted_targets=[yourpackage]"
+        )
     return found
+
+
+def _is_of_a_kind(found: Any) -> bool:
+    """By the names of its bases, so that nothing is imported to tell."""
+    bases = found.__mro__ if isinstance(found, type) else ()
+    return any(base.__name__ in KINDS for base in bases if base.__module__.partition(".")[0] in OTHERS)
 
 
 def _import(target: str, where: str) -> Any:

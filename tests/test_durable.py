@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskcap.durable import host_tag, is_alive, move_into_place, where_there_is_room
+from maskcap.durable import host_tag, is_alive, move_into_place, where_there_is_room, write_whole
 
 
 def test_whose_processes_run():
@@ -32,3 +32,12 @@ def test_a_full_disk_loses_a_record_and_says_so(caplog: pytest.LogCaptureFixture
     assert "curves.png could not be written: No space left on device. The run goes on" in caplog.text
     with pytest.raises(PermissionError), where_there_is_room("curves.png"):
         raise OSError(errno.EACCES, "Permission denied")
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(OSError):
+        write_whole(tmp_path / "taken", "text")
+    write_whole(tmp_path / "new" / "file", "text")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]

@@ -30,6 +30,7 @@ _NOISE = (
     r".*is smaller than the logging interval.*",
     r".*callbacks used to create the checkpoint need to be provided.*",  # evaluation needs no ModelCheckpoint
     r".*The dirpath has changed from.*",  # a resumed run has its own folder
+    r"Grad strides do not match bucket view strides.*",  # DDP, of dimensions of size 1
     r".*treespec, LeafSpec.*",  # torch's deprecation, of Lightning's own code
 )
 _TALKERS = (
@@ -166,7 +167,11 @@ def clear_errors(checkpoint: Path | None = None, today: DictConfig | None = None
         with named_worker_deaths():  # torch's signal handler raises it wherever the main thread is
             yield
     except MisconfigurationException as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+        message = " ".join(str(error).split())
+        if "backend found" in message:
+            cpu = "trainer.accelerator=cpu trainer.precision=32-true"
+            message += f" trainer=cpu trains without one (in several ranks: {cpu})."
+        raise ConfigError(message) from error
     except (RuntimeError, ValueError, KeyError) as error:
         marks = ("loading state_dict", "loaded state dict", "checkpoint contains only the model")
         if checkpoint is None or not any(mark in str(error) for mark in marks):

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskcap.errors import CheckpointError
+from maskcap.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -77,20 +77,26 @@ def resume_from(checkpoint: str | None, run: Path, runs: str = "runs") -> Path |
     """What a training run in the folder `run` starts from; None: from the start.
 
     checkpoint: `auto` takes the newest good one of the run's own folder, if it has any; else as `checkpoint_file`.
-    Raises CheckpointError; with `auto` when the run has checkpoints and all are damaged.
+    Raises CheckpointError; with `auto` when the run has checkpoints and all are damaged. ConfigError for a start from
+    the beginning in a folder that has checkpoints, which it would replace.
     """
     from maskcap.training.checkpoints.reading import by_age, newest_good
 
+    folder = run / "checkpoints"
+    if checkpoint is None and (old := by_age(folder)):
+        raise ConfigError(
+            f"{folder} holds {old[0].name} of an earlier run, which this one would replace: checkpoint=auto goes on "
+            "with it, another hydra.run.dir begins anew"
+        )
     if checkpoint != "auto":
         return None if checkpoint is None else checkpoint_file(checkpoint, runs)
-    folder = run / "checkpoints"
     newest, there = newest_good(folder), by_age(folder)
     if newest is None and there:
         names = ", ".join(path.name for path in there)
         raise CheckpointError(
             f"checkpoint=auto: none of the checkpoints in {folder} is whole ({names}): remove them to start anew"
         )
-    log.info("%s", "from the start" if newest is None else f"going on from {newest}")
+    log.info("%s", f"from the start: no checkpoint in {folder} yet" if newest is None else f"going on from {newest}")
     return newest
 
 

@@ -80,12 +80,24 @@ def _train(config: DictConfig, checked: CheckedConfig, folder: Path) -> float | 
         early = "fit" if checked["data"].get("prepare") is None else None  # what prepare draws is not there yet
         data, module, trainer = build_run(config, checked, folder, setup=early)
         _say_what_trains(module, folder)
+        _without_stop(trainer)
         trainer.fit(
             module, datamodule=data, ckpt_path=None if resume is None else str(resume), weights_only=resume is not None
         )
         if resume is not None and not trainer.callback_metrics:
             return _finished_before(resume, trainer, checked)
         return _metric(trainer, checked["optimized_metric"])
+
+
+def _without_stop(trainer: lightning.Trainer) -> None:
+    """`callbacks.stop=null`: signals end the process as they end any other."""
+    from maskcap.training.callbacks.stop import StopAtStep
+    from maskcap.training.lightning_loops import leave_signals_alone
+    from maskcap.training.stop_signals import let_signals_act
+
+    if not any(isinstance(callback, StopAtStep) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        leave_signals_alone(trainer)
+        let_signals_act()
 
 
 def _finished_before(resume: Path, trainer: lightning.Trainer, config: CheckedConfig) -> float | None:

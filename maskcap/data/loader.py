@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import signal
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from maskcap.data.mixture import Draw, Mixture
 from maskcap.data.record import Record
 from maskcap.data.workers import with_named_deaths
 from maskcap.errors import CheckpointError, ConfigError, MaskcapError
+from maskcap.training.stop_signals import STOP_SIGNALS
 
 logger = logging.getLogger(__name__)
 
@@ -235,7 +237,15 @@ def _torch_loader(dataset: Dataset, options: LoaderOptions, batches: Any, collat
         # Each iteration takes a number from it: from the global one, a resumed run's dropout would differ.
         generator=torch.Generator(),
         collate_fn=collate,
+        worker_init_fn=_outlive_stop_signals if options.num_workers > 0 else None,
     )
+
+
+def _outlive_stop_signals(worker: int) -> None:
+    # A batch system signals every process of a job, and the step that ends needs its workers. torch sets a handler of
+    # SIGTERM's own in a worker, before this.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _stop_workers(loader: DataLoader) -> None:
@@ -243,7 +253,11 @@ def _stop_workers(loader: DataLoader) -> None:
     # stop, and 5 s are waited for each. torch has no public call for it; Lightning makes this one too.
     iterator = getattr(loader, "_iterator", None)
     if iterator is not None:
+        workers = list(getattr(iterator, "_workers", ()))
         iterator._shutdown_workers()
+        for worker in workers:
+            if worker.is_alive():  # stuck, and deaf to terminate()
+                worker.kill()
         loader._iterator = None
 
 

@@ -134,7 +134,7 @@ class Loop(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 (most loops have nothing to take back)
-        """Takes back what `state_dict` gave; not called where that was empty."""
+        """Takes back what `state_dict` gave; a checkpoint does not call it where that was empty."""
 
     def __call__(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> LoopOutput:
         """The loop's loss on a training batch, with a reading of its own."""

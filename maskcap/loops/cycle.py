@@ -146,8 +146,8 @@ class Cycle(Loop):
         """Weighted sum of caption → mask's losses on the pseudo captions and of what keeps them words.
 
         Logs each of them, and of the pseudo captions: `entropy` in nats and `kl` a token, `length` in tokens,
-        `distinct` (share), `truncated` and `empty` (shares; an empty one asks for no mask), `temperature`, `regions`;
-        `small_regions` as MaskToCaption.
+        `distinct` (share; with several ranks the weighted mean of each one's own), `truncated` and `empty` (shares; an
+        empty one asks for no mask), `temperature`, `regions`; `small_regions` as MaskToCaption.
         """
         if context.progress < self.start:
             return nothing_to_learn(model)

@@ -17,9 +17,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from maskcap.errors import OutOfMemory
 from maskcap.loops.outputs import OVER, LoopOutput, Over, weighed
 from maskcap.losses import phrase_contrast
 from maskcap.models.transfer import to_device
+from maskcap.training.faults.memory import is_out_of_memory, peak_memory
 from maskcap.training.ranks import gather_objects, sum_over_ranks, this_rank, world_size
 
 NAME = 4  # numbers that stand for a phrase: 16 bits each, which float32 holds exactly
@@ -113,29 +115,48 @@ class GlobalBatch:
 
     def _factors(self, counts: Sequence[Mapping[Over, int]]) -> torch.Tensor:
         """float32 (L, kinds): this rank's count × ranks / all ranks' count; no counts: nothing of any loop."""
-        self._counts_due = False
         table = np.zeros((self._loops, len(OVER)), np.int64)
         for row, each in enumerate(() if self.padding else counts):
             table[row] = [each.get(kind, 0) for kind in OVER]
         (own,) = to_device([torch.from_numpy(table)], self.device)
-        return (own * world_size() / sum_over_ranks(own).clamp_min(1)).float()
+        total = sum_over_ranks(own)
+        self._counts_due = False  # only now: a rank whose memory ended before must still join, by `give_up`
+        return (own * world_size() / total.clamp_min(1)).float()
 
     def _gather(self, rows_nD: torch.Tensor) -> tuple[list[torch.Tensor], int]:
-        """Every rank's rows, without gradient, and how many come before this rank's; ranks may have none."""
-        self._contrasts -= 1
+        """Every rank's rows, without gradient, and how many come before this rank's; ranks may have none.
+
+        Raises OutOfMemory, which no step is split for: in the middle of the exchange a rank cannot give up, the others
+        would take its next collective for this one's.
+        """
         (own,) = to_device([torch.tensor(rows_nD.shape)], self.device)
         shapes = [torch.empty_like(own) for _ in range(world_size())]
-        dist.all_gather(shapes, own)
-        sizes = torch.stack(shapes).tolist()
-        most, width = max(n for n, _ in sizes), max(d for _, d in sizes)
-        if not most:
-            return [rows_nD], 0
-        padded = torch.zeros(most, width, device=self.device)
-        padded[: rows_nD.shape[0], : rows_nD.shape[1]] = rows_nD.detach()
-        gathered = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(gathered, padded)
-        parts = [part[:n] for part, (n, _) in zip(gathered, sizes, strict=True)]
-        return parts, sum(n for n, _ in sizes[: this_rank()])
+        try:
+            parts, first = _exchange(rows_nD, own, shapes)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            raise OutOfMemory(
+                f"out of memory on rank {this_rank()} ({peak_memory()}), in the exchange of regions between ranks, "
+                f"which cannot be made in parts: lower data.batch_size or data.regions_per_image"
+            ) from error
+        self._contrasts -= 1
+        return parts, first
+
+
+def _exchange(rows_nD: torch.Tensor, own: torch.Tensor, shapes: list[torch.Tensor]) -> tuple[list[torch.Tensor], int]:
+    """Every rank's rows, and how many come before this rank's. own: their shape; shapes: filled with all ranks'."""
+    dist.all_gather(shapes, own)
+    sizes = torch.stack(shapes).tolist()
+    most, width = max(n for n, _ in sizes), max(d for _, d in sizes)
+    if not most:
+        return [rows_nD], 0
+    padded = torch.zeros(most, width, device=own.device)
+    padded[: rows_nD.shape[0], : rows_nD.shape[1]] = rows_nD.detach()
+    gathered = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(gathered, padded)
+    parts = [part[:n] for part, (n, _) in zip(gathered, sizes, strict=True)]
+    return parts, sum(n for n, _ in sizes[: this_rank()])
 
 
 def _name(phrase: str) -> list[int]:

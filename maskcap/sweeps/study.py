@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 RETRY_OF, INTERRUPTED, REASON, PRUNED, FINISHED = "retry_of", "interrupted", "reason", "pruned_at", "finished"
+STOPPED = "stopped"
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,33 @@ class SweepStudy:
         return sum(each.state.is_finished() and INTERRUPTED not in each.user_attrs for each in self.trials())
 
     def take_over(self) -> None:
-        """Every running trial was a dead process's: it is marked failed and its values are tried again, up to
-        `retries` times. Only for the process that holds the lock."""
+        """Every running trial was a dead process's: one that has said its last value has that one, another is marked
+        failed and its values are tried again, up to `retries` times, not counting those that were asked to stop. Only
+        for the process that holds the lock."""
         retried = {each.user_attrs.get(RETRY_OF) for each in self.study.get_trials(deepcopy=False)}
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            if (value := trial.user_attrs.get(FINISHED)) is not None:
+                self.tell(trial.number, Outcome(value=float(value)))
+                log.info("trial %d had ended, and nobody had told the study: %.4g", trial.number, value)
+                continue
+            stopped = STOPPED in trial.user_attrs
             past = len(trial.user_attrs.get("attempts", []))
             whole = trial.params.keys() == self.space.distributions.keys()
-            if whole and past >= self.settings.retries:
+            if whole and not stopped and past >= self.settings.retries:
                 log.error("trial %d was interrupted, for the %d. time: it counts as failed", trial.number, past + 1)
                 self._fail(trial.number, f"its process died, {past + 1} times")
                 continue
             if whole and trial.number not in retried:  # the copy first: killed in between, nothing is lost
-                attempts = [*trial.user_attrs.get("attempts", []), trial.number]
+                attempts = [*trial.user_attrs.get("attempts", []), *([] if stopped else [trial.number])]
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number, "attempts": attempts})
             log.warning("trial %d was interrupted; its values are tried again", trial.number)
             self._attribute(trial.number, INTERRUPTED, True)
-            self._fail(trial.number, "interrupted: its process died")
+            self._fail(trial.number, "interrupted: asked to stop" if stopped else "interrupted: its process died")
+
+    def stop(self, number: int) -> None:
+        """The sweep was asked to stop while the trial ran: no fault of its own, if it has not ended."""
+        if not self._trial(number).state.is_finished():
+            self._attribute(number, STOPPED, True)
 
     def ask(self) -> FrozenTrial:
         """The next trial, running from here on.

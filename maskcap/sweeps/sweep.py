@@ -81,11 +81,16 @@ def _reason(study: SweepStudy) -> str:
 def _launch(sweeper: OptunaSweeper, trials: Sequence[FrozenTrial], study: SweepStudy, url: str) -> list[Outcome]:
     """The outcomes of trials that the launcher runs together.
 
-    A launcher raises for a whole batch when one job died: then each trial's own last words in the study count.
+    A launcher raises for a whole batch when one job died: then each trial's own last words in the study count. Asked
+    to stop, the sweep ends, and its trials are marked.
     """
     jobs = [_overrides(trial, study.space, study.settings, url) for trial in trials]
     try:
         returned = sweeper.launcher.launch(jobs, initial_job_idx=trials[0].number)  # type: ignore[union-attr]
+    except (KeyboardInterrupt, SystemExit):
+        for trial in trials:
+            study.stop(trial.number)
+        raise
     except Exception as error:  # not of a trial's own: a trial's come back as values
         log.exception("the launcher failed")
         return [_last_words(study, trial.number, error) for trial in trials]

@@ -1,6 +1,9 @@
-"""The three places where stopping and going on need what Lightning 2.6 keeps to itself; tests hold them in place."""
+"""The places where stopping and going on need what Lightning 2.6 keeps to itself; tests hold them in place."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lightning.pytorch as pl
 from lightning.pytorch.loops.evaluation_loop import RestartStage
@@ -28,6 +31,23 @@ def restart_validation(trainer: pl.Trainer) -> None:
     Lightning would take such a checkpoint for one made after the validation, and pass it over.
     """
     trainer.fit_loop.epoch_loop.val_loop._restart_stage = RestartStage.RESTARTED_MID_EVALUATION
+
+
+def is_inside_a_step(trainer: pl.Trainer) -> bool:
+    """Whether gradients of the step are still to be accumulated."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+@contextmanager
+def one_step_more(trainer: pl.Trainer) -> Iterator[None]:
+    """For a resumed fit that has made its last step, and has the validation after it to run: with `max_steps` reached,
+    Lightning would take it for finished."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.max_steps += 1
+    try:
+        yield
+    finally:
+        loop.max_steps -= 1
 
 
 def _nothing() -> None:

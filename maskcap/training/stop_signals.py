@@ -6,10 +6,11 @@ wants to know finds it again through `signal.getsignal`.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from signal import Signals
 from types import FrameType
 
@@ -20,7 +21,8 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 class StopSignals:
     """A handler of `STOP_SIGNALS` that notes the first one, in `received`.
 
-    Processes forked from this one, a loader's workers say, inherit it and live on: a batch system signals all.
+    Processes forked from this one inherit it and live on: a batch system signals all. (A loader's workers, in which
+    torch has a handler of its own, see to it themselves.)
     """
 
     def __init__(self) -> None:
@@ -30,6 +32,10 @@ class StopSignals:
         """Called by Python, in the main thread."""
         if self.received is None:
             self.received = Signals(number)
+            # Not by print or logging, which the signal may have interrupted.
+            said = f"{self.received.name} noted: the run ends with its step, saved (SIGKILL ends it at once)\n"
+            with suppress(OSError):
+                os.write(2, said.encode())
 
 
 class Stopped(SystemExit):
@@ -44,6 +50,18 @@ def stop_signals() -> StopSignals | None:
     """The process's handler; None where it has none."""
     handler = signal.getsignal(signal.SIGTERM)
     return handler if isinstance(handler, StopSignals) else None
+
+
+def let_signals_act() -> None:
+    """For a run that nobody will end at a step: signals do what they do by default. Raises Stopped for one that has
+    come already."""
+    handler = stop_signals()
+    if handler is None:
+        return
+    if handler.received is not None:
+        raise Stopped(handler.received)
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import WandbLogger
-
-log = logging.getLogger(__name__)
 
 ID_FILE = "wandb_id"  # in the run's folder
 _ABOVE = 3  # folders above a checkpoint that may be its run's
@@ -19,11 +16,11 @@ _ABOVE = 3  # folders above a checkpoint that may be its run's
 class WandbLog(WandbLogger):
     """Lightning's WandbLogger under an id that is kept in the run's folder.
 
-    save_dir: the run's folder. checkpoint: what the run resumes from, a file or a folder; a run that has no id yet
-    takes that of the checkpoint's run, and goes on in its curves. offline: no network and no key; a later `wandb sync`
-    sends the folder `wandb/offline-run-…` of each stretch, the later ones with `--append`.
-    options: further arguments of `wandb.init`. The wandb run ends with the fit, so that the next job of a multirun in
-    the same process has its own.
+    save_dir: the run's folder; a run that goes on in it goes on in its curves. checkpoint: what the run begins with, a
+    file or a folder; of another run, wandb's config has it, with that run's id, as `resumed_from`. offline: no network
+    and no key; a later `wandb sync` sends the folder `wandb/offline-run-…` of each stretch, the later ones with
+    `--append`. options: further arguments of `wandb.init`. The wandb run ends with the fit, so that the next job of a
+    multirun in the same process has its own.
     """
 
     def __init__(
@@ -37,7 +34,9 @@ class WandbLog(WandbLogger):
         **options: Any,
     ) -> None:
         self._file = Path(save_dir) / ID_FILE
-        run_id = options.pop("id", None) or _known_id(self._file.parent) or _id_of_checkpoint(checkpoint)
+        run_id = options.pop("id", None) or _known_id(self._file.parent)
+        if (other := _other_run(checkpoint, self._file.parent)) is not None:
+            options["config"] = {**(options.get("config") or {}), "resumed_from": other}
         super().__init__(
             name=name,
             save_dir=save_dir,
@@ -70,12 +69,13 @@ def _known_id(folder: Path) -> str | None:
     return file.read_text(encoding="utf-8").strip() or None if file.is_file() else None
 
 
-def _id_of_checkpoint(checkpoint: str | None) -> str | None:
+def _other_run(checkpoint: str | None, run: Path) -> dict[str, str] | None:
+    """The checkpoint of another run that this one begins with, and that run's id; None for its own, or none."""
     if checkpoint is None or checkpoint == "auto":
         return None
     place = Path(checkpoint).resolve()
-    for folder in [place, *place.parents][: _ABOVE + 1]:
-        if (found := _known_id(folder)) is not None:
-            log.info("wandb: going on in run %s of %s", found, folder)
-            return found
-    return None
+    folders = [place, *place.parents][: _ABOVE + 1]
+    if run.resolve() in folders:
+        return None
+    ids = [{"id": found} for folder in folders if (found := _known_id(folder)) is not None]
+    return {"checkpoint": str(place), **(ids[0] if ids else {})}

@@ -196,3 +196,12 @@ def test_a_disk_that_is_full_for_a_while_ends_no_run(
             if isinstance(handler, logging.FileHandler):
                 handler.close()
         subprocess.run(["umount", str(run)], check=True)
+
+
+def test_an_earlier_runs_checkpoints_are_not_replaced(
+    command, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").write_text("{}")
+    assert command(train, *tiny_run(data, f"hydra.run.dir={tmp_path}")) == 2
+    assert "holds last.ckpt of an earlier run, which this one would replace: checkpoint=auto" in capsys.readouterr().err

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from maskcap.errors import OutOfMemory
 from maskcap.loops.global_batch import GlobalBatch, merge_logs
 from maskcap.loops.outputs import LoopOutput, weighted_sum
 from maskcap.losses import phrase_contrast
@@ -51,6 +52,18 @@ def learn(folder: Path) -> None:
         else:
             alone = ranks.contrast(query[mine], key[mine], PHRASES[mine], scale)
             found[f"fails {fails}"] = ranks.scaled({"loop": output_of(alone, 2)})["loop"].loss.detach()
+    ranks.begin(1, 1)
+    with pytest.raises(OutOfMemory, match=f"rank {rank} .*in the exchange of regions between ranks"):
+        # sizes that only the exchange makes too large: no memory of its own for a row that is repeated
+        ranks._gather(torch.zeros(1, 4).expand(1 << 44 if rank else 1, 4))
+    ranks.begin(1, 1)
+    if rank:  # its memory ends before the exchange
+        with pytest.raises(RuntimeError, match="can't allocate memory"):
+            ranks.contrast(torch.zeros(1, 1).expand(1, 1 << 47), key[mine], PHRASES[mine], scale)
+        ranks.give_up()
+    else:
+        alone = ranks.contrast(query[mine], key[mine], PHRASES[mine], scale)
+        found["no memory"] = ranks.scaled({"loop": output_of(alone, 2)})["loop"].loss.detach()
     torch.save(found, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -67,7 +80,7 @@ def test_two_ranks_contrast_as_one(tmp_path: Path) -> None:
         parts = [each["gradients"][number] for each in found]
         torch.testing.assert_close((parts[0] + parts[1]) / 2, expected)
     rank0 = 2 * phrase_contrast(query[:2], key[:2], same[:2, :2], scale).detach()
-    for name in ("fails False", "fails True"):
+    for name in ("fails False", "fails True", "no memory"):
         torch.testing.assert_close(found[0][name] / 2, rank0)
 
 

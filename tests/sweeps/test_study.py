@@ -56,6 +56,30 @@ def test_a_trial_that_always_dies_is_given_up(opened: Opened, caplog: pytest.Log
     assert "trial 0 was interrupted; its values are tried again" in caplog.text
 
 
+def test_a_trial_that_ended_untold_keeps_its_value(opened: Opened):
+    with opened() as study:
+        study._attribute(study.ask().number, "finished", 0.5)
+        study._attribute(pruned := study.ask().number, "finished", 0.25)
+        study._attribute(pruned, "pruned_at", 1)
+    with opened() as study:
+        study.take_over()
+        first, second = study.study.trials
+        assert (first.state, first.value, second.state) == (TrialState.COMPLETE, 0.5, TrialState.PRUNED)
+
+
+def test_being_asked_to_stop_is_no_attempt(opened: Opened):
+    with opened(retries=0) as study:
+        study.stop(study.ask().number)
+    with opened(retries=0) as study:
+        study.take_over()
+        assert study.counted() == 0 and rows_of(study)[0].state == "interrupted"
+        again = study.ask()
+        assert again.params == study.study.trials[0].params
+        study.tell(again.number, Outcome(0.5))
+        study.stop(again.number)
+        assert "stopped" not in study.study.trials[1].user_attrs
+
+
 def test_a_kill_between_the_copy_and_the_mark_makes_no_second_copy(opened: Opened):
     with opened() as study:
         first = study.ask()

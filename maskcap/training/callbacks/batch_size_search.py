@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -17,14 +19,17 @@ from maskcap.data.batch import Batch, collate, normalise
 from maskcap.data.datamodule import MaskCaptionDataModule
 from maskcap.data.record import Record
 from maskcap.data.sample import make_sample
+from maskcap.durable import where_there_is_room, write_whole
 from maskcap.errors import ConfigError, OutOfMemory
 from maskcap.loops.base import Curriculum
 from maskcap.training.faults.gradients import take_gradients
 from maskcap.training.faults.memory import describe, is_out_of_memory, peak_memory
 from maskcap.training.ranks import gather_objects, world_size
+from maskcap.training.strategies import is_sharded
 
 log = logging.getLogger(__name__)
 
+FILE = "batch_size.json"
 _RECORDS = 1000  # of each source that are looked at for the worst one, evenly spread
 _COPIES = 3  # of the trained weights that a fit holds beside gradients: AdamW's two, DDP's buckets
 
@@ -33,29 +38,49 @@ class BatchSizeSearch(pl.Callback):
     """Tries forward and backward of the worst batch: the most regions, with the longest sentences, of the records that
     it looks at, at the end of the curriculum. `data.batch_size` is doubled while it fits, or halved until it does.
 
-    Weights, random numbers and optimizer are as if nothing had been tried; all ranks take the smallest one's size. The
-    learning rate is not changed. Raises OutOfMemory, with the sample named, when a batch of one does not fit.
+    Weights, loops, random numbers and optimizer are as if nothing had been tried; all ranks take the smallest one's
+    size. The learning rate is not changed. The size is kept in `<run folder>/batch_size.json`, and a run that goes on
+    in its folder (`checkpoint` is given) takes that one. Raises OutOfMemory, with the sample named, when a batch of one
+    does not fit, and ConfigError for sharded weights, which only a fit shares out.
     """
 
-    def __init__(self, enabled: bool = False) -> None:
+    def __init__(self, enabled: bool = False, checkpoint: str | None = None) -> None:
         self._enabled = enabled
+        self._resumes = checkpoint is not None
 
     def setup(self, trainer: pl.Trainer, pl_module: Any, stage: str) -> None:
         """Before the loaders are made, and the number of steps is known."""
         if not self._enabled or stage != "fit":
             return
+        if is_sharded(trainer):
+            raise ConfigError(
+                "trainer.find_batch_size=true does not go with sharded weights (FSDP), which are whole before the fit: "
+                "set data.batch_size"
+            )
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, MaskCaptionDataModule):
             raise ConfigError("trainer.find_batch_size=true needs data of maskcap's own data module, which it asks")
+        file = Path(trainer.default_root_dir) / FILE
+        known = gather_objects(_known_size(file) if self._resumes and trainer.is_global_zero else None)[0]
+        if known is not None:
+            log.info("find_batch_size: %d images on each rank, as %s says; remove it to search anew", known, file)
+            data.batch_size = known
+            return
         pl_module.to(trainer.strategy.root_device)
+        before = {name: loop.state_dict() for name, loop in pl_module.loops.items()}
         with isolate_rng():
             found, failed = self._search(trainer, pl_module, data)
+        for name, loop in pl_module.loops.items():
+            loop.load_state_dict(before[name])  # a frozen copy of untrained weights must not outlive the search
         for text in gather_objects(failed):
             if text is not None:
                 raise OutOfMemory(text)
         size = min(gather_objects(found))
         log.info("find_batch_size: %d images on each rank fit (data.batch_size was %d)", size, data.batch_size)
         data.batch_size = size
+        if trainer.is_global_zero:
+            with where_there_is_room(file):
+                write_whole(file, json.dumps({"batch_size": size, "processes": world_size()}) + "\n")
 
     def _search(self, trainer: pl.Trainer, module: Any, data: MaskCaptionDataModule) -> tuple[int, str | None]:
         """This rank's size, and what to say where even one image does not fit."""
@@ -70,6 +95,15 @@ class BatchSizeSearch(pl.Callback):
         if found:
             return found, None
         return 0, f"out of memory ({peak_memory()}) already {describe(worst(1))}: lower data.image_size or regions"
+
+
+def _known_size(file: Path) -> int | None:
+    """The size that an earlier start found; None where there is none, or what a crash left."""
+    try:
+        size = json.loads(file.read_text(encoding="utf-8"))["batch_size"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return size if isinstance(size, int) and size > 0 else None
 
 
 def largest(fits: Callable[[int], bool], start: int, most: int) -> int:

@@ -66,12 +66,15 @@ def show_picture(trainer: pl.Trainer, pixels: np.ndarray, stem: str, name: str, 
 def send_image(logger: Logger, name: str, pixels: np.ndarray, step: int) -> None:
     """Show uint8 (H, W, 3) in a TensorBoard or wandb logger; other loggers have no images and are passed over.
 
-    Loggers are told by their class's name, so that neither package is imported here.
+    Loggers are told by their class's name, so that neither package is imported here. A full disk costs the picture.
     """
     classes = {base.__name__ for base in type(logger).__mro__}
     target: Any = logger
-    if "TensorBoardLogger" in classes:
-        target.experiment.add_image(name, pixels, step, dataformats="HWC")
+    if "TensorBoardLog" in classes:
+        target.log_picture(name, pixels, step)
+    elif "TensorBoardLogger" in classes:
+        with where_there_is_room(name):
+            target.experiment.add_image(name, pixels, step, dataformats="HWC")
     elif "WandbLogger" in classes:
         target.log_image(name, [pixels], step=step)
 

@@ -9,9 +9,10 @@ from typing import Any
 import lightning.pytorch as pl
 
 from maskcap.errors import ConfigError
+from maskcap.training.callbacks.run_record import record_end
 from maskcap.training.ranks import gather_objects
 from maskcap.training.watch.ending import comes_from_another_rank, end_process
-from maskcap.training.watch.state import RankState
+from maskcap.training.watch.state import Failure, RankState
 from maskcap.training.watch.watch import Timeouts, Watch
 
 FILE = "failure.json"
@@ -25,7 +26,7 @@ class RankWatch(pl.Callback):
     at once, and one that fails by an error of its own ends the others `grace` seconds later. stall_timeout: seconds
     without a batch, a validation batch or a checkpoint, after which a rank counts as stuck: longer than the longest
     scoring of a validation. The culprit's rank, host, pid, step and place are in the log and in
-    `<run folder>/failure.json`; every live rank leaves with code 3.
+    `<run folder>/failure.json`, and in run.json where rank 0 lives; every live rank leaves with code 3.
     Raises ConfigError for times that do not go together.
     """
 
@@ -45,7 +46,8 @@ class RankWatch(pl.Callback):
         if trainer.world_size == 1 or self._watch is not None:
             return
         file = Path(trainer.default_root_dir) / FILE
-        state, end = RankState(trainer.global_rank), functools.partial(end_process, file=file)
+        note = functools.partial(_note_in_record, file.parent) if trainer.is_global_zero else None
+        state, end = RankState(trainer.global_rank), functools.partial(end_process, file=file, note=note)
         watch = Watch(state, self._timeouts, end) if trainer.is_global_zero else None
         if watch is not None:
             file.unlink(missing_ok=True)
@@ -115,3 +117,7 @@ class RankWatch(pl.Callback):
     def _tick(self, trainer: pl.Trainer, doing: str) -> None:
         if self._watch is not None:
             self._watch.state.tick(doing, trainer.global_step)
+
+
+def _note_in_record(run: Path, failure: Failure) -> None:
+    record_end(run, f"rank {failure.state.rank} {failure.fault}")

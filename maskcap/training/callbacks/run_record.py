@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
-from maskcap.durable import where_there_is_room
+from maskcap.durable import where_there_is_room, write_whole
 from maskcap.training.run_facts import code_version, command_line, machine, versions
 
 if TYPE_CHECKING:
@@ -74,6 +73,13 @@ class RunRecord(pl.Callback):
         _write(Path(trainer.default_root_dir) / FILE, self._facts)
 
 
+def record_end(run: Path, status: str) -> None:
+    """For a process that leaves in the midst of a fit: `status` in the folder's run.json, unless the run finished."""
+    facts = _read(run / FILE)
+    if facts and facts.get("status") != "finished":
+        _write(run / FILE, facts | {"status": status, "ended": _now()})
+
+
 def _tell(logger: Logger, run: Path, facts: dict[str, Any]) -> None:
     """A wandb logger, told by its class's name, so that wandb is not imported here."""
     if "WandbLogger" not in {base.__name__ for base in type(logger).__mro__}:
@@ -96,10 +102,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, facts: dict[str, Any]) -> None:
     with where_there_is_room(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".tmp")
-        unfinished.write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(unfinished, path)
+        write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
 def _now() -> str:

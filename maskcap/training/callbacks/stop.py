@@ -16,8 +16,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from maskcap.errors import ConfigError
 from maskcap.training.lightning_loops import (
+    is_inside_a_step,
     is_validation_due,
     leave_signals_alone,
+    one_step_more,
     restart_validation,
 )
 from maskcap.training.ranks import sum_over_ranks, world_size
@@ -32,8 +34,9 @@ class StopAtStep(Checkpoint):
     any rank saves it at the end of the optimiser step, and every rank ends (`Stopped`: exit code 128 + signal).
 
     A run that goes on from there ends with the weights of one that nobody stopped. With gradient accumulation a step
-    ends with its last batch. A validation that was interrupted runs again from its beginning; one that a signal comes
-    in is left at once. In a Slurm job rank 0 has the job started again, unless somebody cancelled it.
+    ends with its last batch: a validation in the middle of one saves nothing here, and is not left. A validation that
+    was interrupted runs again from its beginning; one that a signal comes in is left at once. In a Slurm
+    job rank 0 has the job started again, unless somebody cancelled it.
 
     Ranks agree once a step, by one all-reduce of a few numbers, which waits for the device; alone nothing is waited
     for. Lightning's own handlers of these signals are kept out. Runs after all other callbacks, as Lightning orders
@@ -61,6 +64,7 @@ class StopAtStep(Checkpoint):
         self.max_requeues = max_requeues
         self._clock = clock
         self._context = ExitStack()
+        self._last_validation = ExitStack()
         self._pending = False  # whether what is saved now, or was loaded, stands before a validation
         self._forget()
 
@@ -78,6 +82,7 @@ class StopAtStep(Checkpoint):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Undoes `setup`."""
+        self._last_validation.close()
         self._context.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -91,6 +96,19 @@ class StopAtStep(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Remembers it until training starts."""
         self._pending = bool(state_dict.get("validation_pending"))
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Where the run's last validation is all that is left, sees to it that it runs."""
+        own = checkpoint.get("callbacks", {}).get(self.state_key, {})
+        at_its_end = trainer.max_steps == checkpoint["global_step"]
+        if trainer.state.fn == "fit" and own.get("validation_pending") and at_its_end:
+            self._last_validation.enter_context(one_step_more(trainer))
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """That one is over."""
+        self._last_validation.close()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forgets an earlier fit; a signal that came while the run was being set up ends it here."""
@@ -131,7 +149,7 @@ class StopAtStep(Checkpoint):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Saves what validation follows on, and leaves if it is time to."""
-        if trainer.sanity_checking or trainer.state.fn != "fit":
+        if trainer.sanity_checking or trainer.state.fn != "fit" or is_inside_a_step(trainer):
             return
         if (self.before_validation or self._wanted) and self._saved != trainer.global_step:
             self._save(trainer, before_validation=True)
@@ -181,13 +199,22 @@ class StopAtStep(Checkpoint):
         finally:
             self._pending = False
         self._saved, self._saved_at, self._due = trainer.global_step, self._clock(), False
+        if self._failed(trainer) and self.every_minutes:
+            self._saved_at -= 54 * self.every_minutes  # again after a tenth of the time
 
     def _leave_if_saved(self, trainer: pl.Trainer) -> None:
         if self._signal is not None and self._saved == trainer.global_step:
-            self._leave(trainer, self._signal, f"step {trainer.global_step} is in {self.file}")
+            lost = f"step {trainer.global_step} could NOT be saved, {self.file} is older or missing"
+            kept = f"step {trainer.global_step} is in {self.file}"
+            self._leave(trainer, self._signal, lost if self._failed(trainer) else kept)
+
+    def _failed(self, trainer: pl.Trainer) -> bool:
+        """Whether the last checkpoint of this process, rank 0's, could not be written."""
+        return getattr(trainer.strategy.checkpoint_io, "last_error", None) is not None
 
     def _leave(self, trainer: pl.Trainer, received: Signals, where: str) -> None:
         """Raises Stopped; rank 0 has by then told Slurm to start the job again."""
+        self._signals.received = received  # on every rank: a second signal must not kill one that is ending
         job = this_job()
         if trainer.is_global_zero:
             log.warning("stopped by %s: %s", received.name, where)

@@ -18,7 +18,7 @@ from maskcap.training.checkpoints.frozen import FrozenHashes
 from maskcap.training.checkpoints.manifest import Manifest, read_manifest
 from maskcap.training.checkpoints.reading import read_checkpoint, unsafe_names
 from maskcap.training.checkpoints.tensors import find_aliases, storable, write_tensors
-from maskcap.training.checkpoints.writing import nonce, remove_leftovers, write_data, write_manifest
+from maskcap.training.checkpoints.writing import nonce, remove_data, remove_leftovers, write_data, write_manifest
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ class CheckpointFiles(CheckpointIO):
             manifest = read_manifest(path)
             path.unlink()
             sync_folder(str(path.parent))
-            _remove_data(path.parent, manifest)
+            remove_data(path.parent, manifest)
 
     def teardown(self) -> None:
         """The end of a run says it again when its last save failed."""
@@ -122,7 +122,7 @@ def _save(checkpoint: dict[str, Any], path: Path, tag: str, hashes: FrozenHashes
 
     previous = _manifest_or_none(path)
     write_manifest(path, manifest.to_json(), tag)
-    _remove_data(path.parent, previous)
+    remove_data(path.parent, previous)
     remove_leftovers(path.parent)
 
 
@@ -141,13 +141,6 @@ def _remove_unnamed(path: Path, tag: str) -> None:
         for file in path.parent.glob(f"*{tag}*"):
             if file.name not in named:
                 file.unlink(missing_ok=True)
-
-
-def _remove_data(folder: Path, manifest: Manifest | None) -> None:
-    """Remove the data files of a manifest that is gone. One that cannot be removed is a leftover of the next save."""
-    for file in manifest.files if manifest is not None else ():
-        with suppress(OSError):
-            (folder / file.name).unlink(missing_ok=True)
 
 
 def _check_loadable(path: Path) -> None:

@@ -97,6 +97,6 @@ def _from_json(values: dict[str, Any]) -> Manifest:
 
 
 def _data_file(name: str, size: int, sha256: str) -> DataFile:
-    if name in ("", ".", "..") or "/" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r} lies outside the folder")
     return DataFile(name, int(size), str(sha256))

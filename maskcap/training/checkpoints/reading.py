@@ -6,8 +6,9 @@ import hashlib
 import logging
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -17,6 +18,9 @@ from maskcap.training.checkpoints.manifest import DataFile, Manifest, read_manif
 log = logging.getLogger(__name__)
 
 _CHUNK = 1 << 22  # bytes
+_READS = 3  # of a checkpoint that is replaced while it is read
+
+T = TypeVar("T")
 
 
 def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, Any]:
@@ -28,19 +32,9 @@ def read_checkpoint(path: str | Path, map_location: Any = "cpu") -> dict[str, An
     """
     path = Path(path)
     try:
-        manifest = read_manifest(path)
-        if manifest is None:
-            return load_plain(path, map_location)
-        _verify(path, manifest)
+        return _unless_replaced(path, lambda manifest: _read(path, manifest, map_location))
     except CheckpointError as error:
         raise CheckpointError(f"{error}. {_instead_of(path)}") from error.__cause__
-    checkpoint = load_plain(path.resolve().with_name(manifest.state.name), map_location)
-    weights = load_tensors(path.resolve().with_name(manifest.weights.name))
-    weights |= {alias: weights[name] for alias, name in manifest.aliases.items()}
-    checkpoint["state_dict"] = weights | checkpoint.pop("other_state", {})
-    if manifest.frozen:
-        checkpoint["frozen_weights"] = dict(manifest.frozen)
-    return checkpoint
 
 
 def verify(path: str | Path) -> int:
@@ -49,11 +43,15 @@ def verify(path: str | Path) -> int:
     One of Lightning's own is read whole. Raises CheckpointError naming the file and what is wrong with it.
     """
     path = Path(path)
-    manifest = read_manifest(path)
-    if manifest is None:
-        return int(load_plain(path).get("global_step", 0))
-    _verify(path, manifest)
-    return manifest.step
+
+    def step(manifest: Manifest | None) -> int:
+        """Of the checkpoint, verified."""
+        if manifest is None:
+            return int(load_plain(path).get("global_step", 0))
+        _verify(path, manifest)
+        return manifest.step
+
+    return _unless_replaced(path, step)
 
 
 def newest_good(folder: str | Path) -> Path | None:
@@ -116,6 +114,35 @@ def unsafe_names(path: Path) -> list[str]:
         return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except Exception:  # a damaged file makes it raise almost anything
         return []
+
+
+def _unless_replaced(path: Path, read: Callable[[Manifest | None], T]) -> T:
+    """Read what a manifest names; once more where a run that is at work has replaced both meanwhile."""
+    manifest = read_manifest(path)
+    for _ in range(_READS):
+        try:
+            return read(manifest)
+        except CheckpointError:
+            before, manifest = manifest, read_manifest(path)
+            if manifest == before:
+                raise
+    return read(manifest)
+
+
+def _read(path: Path, manifest: Manifest | None, map_location: Any) -> dict[str, Any]:
+    if manifest is None:
+        return load_plain(path, map_location)
+    _verify(path, manifest)
+    checkpoint = load_plain(path.resolve().with_name(manifest.state.name), map_location)
+    weights = load_tensors(path.resolve().with_name(manifest.weights.name))
+    lost = sorted(set(manifest.aliases.values()) - set(weights))
+    if lost:
+        raise CheckpointError(f"{path} is damaged: it names {lost[0]}, which its weights lack")
+    weights |= {alias: weights[name] for alias, name in manifest.aliases.items()}
+    checkpoint["state_dict"] = weights | checkpoint.pop("other_state", {})
+    if manifest.frozen:
+        checkpoint["frozen_weights"] = dict(manifest.frozen)
+    return checkpoint
 
 
 def _verify(path: Path, manifest: Manifest) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from maskcap.durable import host_tag, is_alive, move_into_place, sync_folder
 from maskcap.errors import CheckpointError
-from maskcap.training.checkpoints.manifest import DataFile, read_manifest
+from maskcap.training.checkpoints.manifest import DataFile, Manifest, read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -113,20 +113,40 @@ def write_manifest(path: Path, text: str, tag: str) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_data(folder: Path, manifest: Manifest | None) -> None:
+    """Remove the data files of a manifest that is gone, but for those that another in the folder names: a copy of it,
+    or what it was a link to. One that cannot be removed is a leftover of the next save."""
+    named = None if manifest is None else _named_in(folder)
+    if manifest is None or named is None:
+        return
+    for file in manifest.files:
+        if file.name not in named:
+            with suppress(OSError):
+                (folder / file.name).unlink(missing_ok=True)
+
+
+def _named_in(folder: Path) -> set[str] | None:
+    """The data files that the folder's manifests name; None, with a warning, while one cannot be read."""
+    named: set[str] = set()
+    for path in folder.glob("*.ckpt"):
+        try:
+            manifest = read_manifest(path)
+        except CheckpointError as error:
+            log.warning("no files are removed from %s: %s", folder, error)
+            return None
+        named |= {file.name for file in manifest.files} if manifest is not None else set()
+    return named
+
+
 def remove_leftovers(folder: Path) -> list[str]:
     """Remove data and unfinished files that no manifest in the folder names, and whose process is gone; their names.
 
     Gone is a process of this machine that does not run, and one elsewhere that has not written for a day. This one's
     own are of no use either once a save has ended. While a manifest cannot be read, nothing is removed.
     """
-    named = set()
-    for path in folder.glob("*.ckpt"):
-        try:
-            manifest = read_manifest(path)
-        except CheckpointError as error:
-            log.warning("no leftovers are removed from %s: %s", folder, error)
-            return []
-        named |= {file.name for file in manifest.files} if manifest is not None else set()
+    named = _named_in(folder)
+    if named is None:
+        return []
     removed = []
     for path in folder.iterdir():
         match = _DATA.fullmatch(path.name)

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -23,9 +24,9 @@ _PATIENCE = 10.0  # seconds for the writing: a file system that hangs may be wha
 _BROKEN = ("connection closed by peer", "connection reset", "broken pipe", "gloo", "nccl", "timed out waiting")
 
 
-def end_process(failure: Failure, file: Path) -> None:
-    """Name the culprit on stderr, in the run's log and in `file` (the first rank to get there), and leave with
-    EXIT_CODE. Does not return: the main thread may be in a collective that nothing interrupts."""
+def end_process(failure: Failure, file: Path, note: Callable[[Failure], None] | None = None) -> None:
+    """Name the culprit on stderr, in the run's log, in `file` (the first rank to get there) and by `note`, and leave
+    with EXIT_CODE. Does not return: the main thread may be in a collective that nothing interrupts."""
     last = threading.Timer(_PATIENCE, os._exit, (EXIT_CODE,))
     last.daemon = True
     last.start()
@@ -43,6 +44,9 @@ def end_process(failure: Failure, file: Path) -> None:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(log.makeRecord(log.name, logging.ERROR, __file__, 0, message, (), None))
                 handler.flush()
+    if note is not None:
+        with suppress(Exception):  # whatever it is, this process must leave
+            note(failure)
     with suppress(OSError, ValueError):
         sys.stdout.flush()
     os._exit(EXIT_CODE)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
+
+_LONGEST = 1 << 16  # bytes of a line; ours have a few hundred
 
 
 class Lines:
@@ -17,6 +20,7 @@ class Lines:
         connection.setblocking(False)
         self.connection = connection
         self._rest = b""
+        self._unsent = b""
 
     def fileno(self) -> int:
         """For `selectors`."""
@@ -24,19 +28,23 @@ class Lines:
 
     def send(self, message: dict[str, Any]) -> None:
         """Best effort: a closed connection shows when it is read."""
-        data = json.dumps(message).encode() + b"\n"
+        line = json.dumps(message).encode() + b"\n"
+        with suppress(OSError):
+            self._push(0)  # the rest of a begun line must come first, or the next one could not be read
+            self._unsent = line[self.connection.send(line) :]
+            self._push(1)
+
+    def _push(self, seconds: float) -> None:
+        """What is left of a begun line, waiting so long for the other end. Raises OSError."""
         try:
-            sent = self.connection.send(data)
-            if sent < len(data):  # the rest of a begun line must follow, or the next one could not be read
-                self.connection.setblocking(True)
-                self.connection.settimeout(1)
-                self.connection.sendall(data[sent:])
-                self.connection.setblocking(False)
-        except OSError:
-            return
+            self.connection.settimeout(seconds)
+            while self._unsent:
+                self._unsent = self._unsent[self.connection.send(self._unsent) :]
+        finally:
+            self.connection.settimeout(0)
 
     def receive(self) -> list[dict[str, Any]] | None:
-        """The messages that have come, without waiting; None: the other end is gone."""
+        """The messages that have come, without waiting; None: the other end is gone, or talks of something else."""
         try:
             data = self.connection.recv(1 << 16)
         except BlockingIOError:
@@ -46,7 +54,13 @@ class Lines:
         if not data:
             return None
         *whole, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in whole]
+        if len(self._rest) > _LONGEST:
+            return None
+        try:
+            messages = [json.loads(line) for line in whole]
+        except (ValueError, RecursionError):
+            return None
+        return messages if all(isinstance(each, dict) for each in messages) else None
 
     def close(self) -> None:
         """The other end sees it."""

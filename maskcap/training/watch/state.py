@@ -109,12 +109,12 @@ class Failure:
         return {"fault": self.fault, "seconds": round(self.seconds, 1), **self.state.message(), "message": self.message}
 
 
-def stuck(heard: dict[int, Heard], stall_timeout: float) -> Failure | None:
+def stuck(heard: dict[int, Heard], stall_timeout: float, now: float) -> Failure | None:
     """The rank that the others wait for, once one has made no progress for stall_timeout seconds: one that waits for
-    nobody, or else the one that is furthest behind."""
+    nobody, or else the one that is furthest behind. now: monotonic seconds."""
     running = [each for each in heard.values() if each.state.phase == "running"]
-    late = [each for each in running if time.monotonic() - each.progress_at > stall_timeout]
+    late = [each for each in running if now - each.progress_at > stall_timeout]
     if not late:
         return None
     first = min(late, key=lambda each: (each.state.waits, each.state.ticks, each.state.rank))
-    return Failure("stuck", first.state, time.monotonic() - first.progress_at)
+    return Failure("stuck", first.state, now - first.progress_at)

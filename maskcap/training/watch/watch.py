@@ -8,6 +8,7 @@ the others, and every live rank leaves.
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import secrets
 import selectors
@@ -15,10 +16,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from maskcap.training.watch.lines import Lines
 from maskcap.training.watch.state import Failure, Heard, RankState, stuck
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,21 @@ class Watch(threading.Thread):
             self._heard.setdefault(state.rank, Heard(state))
 
     def run(self) -> None:
-        """Until `leave`, or a failure."""
+        """Until `leave`, or a failure. An error of the watch's own ends the watch, and not the run."""
+        try:
+            self._watch()
+        except Exception:
+            log.exception(
+                "the watch of rank %d has failed and ends: the run goes on, and a rank that dies or sticks may no "
+                "longer be found out",
+                self.state.rank,
+            )
+            gone = {"state": replace(self.state, phase="done").message()}
+            for lines in self._ranks:
+                lines.send(gone)  # or the others would take its silence for the rank's
+            self._close()
+
+    def _watch(self) -> None:
         self._beat()
         due = last = time.monotonic()
         while not self._leaving.is_set():
@@ -85,7 +103,7 @@ class Watch(threading.Thread):
             now = time.monotonic()
             if now - last > self.timeouts.rank:  # this process was stopped: what it has not heard proves nothing
                 for each in self._heard.values():
-                    each.at = now
+                    each.at = each.progress_at = now
             last = now
             if now >= due:
                 due = now + self.timeouts.beat
@@ -101,8 +119,10 @@ class Watch(threading.Thread):
         self.state.error = "" if error is None else f"{type(error).__name__}: {str(error)[:500]}"
         self.state.phase = "done" if error is None else "failed"
         self._leaving.set()
-        self._wake.send(b".")
+        with suppress(OSError):  # the thread has ended
+            self._wake.send(b".")
         self.join(2 * self.timeouts.beat + 1)
+        self._wake.close()
 
     def _listen(self) -> Address:
         host = os.environ.get("MASTER_ADDR", "127.0.0.1")
@@ -124,15 +144,20 @@ class Watch(threading.Thread):
 
     def _accept(self, ready: object) -> None:
         """A new connection; the bell only wakes the thread."""
-        if self._listener is not None and ready is self._listener:
+        if self._listener is None or ready is not self._listener:
+            return
+        try:
             self._join(Lines(self._listener.accept()[0]), None)
+        except OSError:  # it is gone already, or there are too many files open: not at full speed, then
+            self._leaving.wait(0.1)
 
     def _read(self, lines: Lines) -> Failure | None:
         """Hear one connection."""
         messages = lines.receive()
         for message in messages or []:
             if self._ranks[lines] is None:
-                if not hmac.compare_digest(str(message.get("token", "")), self.address.token):
+                token = str(message.get("token", "")).encode(errors="replace")
+                if not hmac.compare_digest(token, self.address.token.encode()):
                     return self._lost(lines)  # not of this run
                 self._ranks[lines] = _NAMELESS
             elif "failure" in message:
@@ -164,7 +189,7 @@ class Watch(threading.Thread):
         for rank, since in self._failed.items():
             if now - since > self.timeouts.grace:
                 return Failure("failed", self._heard[rank].state)
-        return stuck(self._heard, self.timeouts.stall) if self._listener is not None else None
+        return stuck(self._heard, self.timeouts.stall, now) if self._listener is not None else None
 
     def _finish(self, failure: Failure) -> None:
         message = {"failure": failure.fault, "of": failure.state.message(), "seconds": failure.seconds}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from lightning.pytorch.loggers import CSVLogger
 
-from maskcap.training.callbacks.run_record import RunRecord
+from maskcap.training.callbacks.run_record import RunRecord, record_end
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -63,3 +63,12 @@ def test_an_evaluation_is_recorded_and_a_damaged_file_is_written_anew(
     (tmp_path / "run.json").write_text('{"starts": [')
     make_trainer(RunRecord()).validate(module, loader, verbose=False)
     assert len(read(tmp_path)["starts"]) == 1
+
+
+def test_a_process_that_leaves_says_why_unless_the_run_had_finished(tmp_path: Path):
+    record_end(tmp_path, "rank 1 died")
+    assert not (tmp_path / "run.json").exists()
+    for before, after in (("running", "rank 1 died"), ("RuntimeError", "rank 1 died"), ("finished", "finished")):
+        (tmp_path / "run.json").write_text(json.dumps({"status": before, "starts": []}))
+        record_end(tmp_path, "rank 1 died")
+        assert read(tmp_path)["status"] == after

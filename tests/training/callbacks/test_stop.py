@@ -102,10 +102,11 @@ def test_a_signal_during_setup_ends_the_run_before_its_first_step(data, tmp_path
     assert not (tmp_path / "checkpoints" / "last.ckpt").exists()
 
 
-def test_a_signal_to_the_whole_group_leaves_the_workers_alive(data, tmp_path):
-    """As Slurm sends it: workers would die of SIGUSR1, and the step that is to be finished with them."""
-    stop = interrupt(SIGUSR1, 2, at="group")
-    assert run(data, tmp_path, "data.num_workers=2", *stop) == [128 + SIGUSR1]
+@pytest.mark.parametrize("number", [SIGUSR1, SIGTERM])
+def test_a_signal_to_the_whole_group_leaves_the_workers_alive(data, tmp_path, number):
+    """As Slurm sends it: workers would die of it, and the step that is to be finished with them."""
+    stop = interrupt(number, 2, at="group")
+    assert run(data, tmp_path, "data.num_workers=2", *stop) == [128 + number]
     assert step_of(tmp_path) == 2
 
 
@@ -128,3 +129,34 @@ def test_requeued_under_slurm_until_enough(data, tmp_path, monkeypatch):
         assert step_of(tmp_path / "demo" / "slurm_7_0") == step
     assert (tmp_path / "asked").read_text() == "requeue 7\n"
     assert "is not started again: it was 1 times" in (tmp_path / "rank0.txt").read_text()
+
+
+def test_the_last_validation_of_max_steps_runs_when_it_was_interrupted(data, tmp_path):
+    last = [*VALIDATED, "trainer.max_steps=6"]
+    assert run(data, tmp_path, *last, *interrupt(SIGKILL, 6, at="validation")) == [-SIGKILL]
+    assert step_of(tmp_path) == 6 and '"step": 3' in (tmp_path / "metrics.json").read_text()
+    assert run(data, tmp_path, *last, "checkpoint=auto") == [0]
+    assert '"step": 6' in (tmp_path / "metrics.json").read_text()
+
+
+def test_a_validation_inside_an_accumulated_step_saves_nothing(data, tmp_path):
+    """What it would save holds half a step's gradients no more."""
+    accumulated = [*VALIDATED, "trainer.accumulate_grad_batches=2", "callbacks.last=null", "data.batch_size=1"]
+    undisturbed = run(data, tmp_path / "whole", *accumulated, "callbacks.stop.every_minutes=0")
+    assert undisturbed == [0]
+    assert run(data, tmp_path / "cut", *accumulated, *interrupt(SIGTERM, 1, at="validation")) == [128 + SIGTERM]
+    assert run(data, tmp_path / "cut", *accumulated, "callbacks.stop.every_minutes=0", "checkpoint=auto") == [0]
+    assert weights_of(tmp_path / "cut") == weights_of(tmp_path / "whole")
+
+
+def test_a_stop_that_could_not_be_saved_says_so(data, tmp_path):
+    """The checkpoints' folder is a file."""
+    (tmp_path / "checkpoints").write_text("")
+    codes = run(data, tmp_path, "callbacks.last=null", *interrupt(SIGTERM, 2))
+    said = (tmp_path / "rank0.txt").read_text()
+    assert codes == [128 + SIGTERM] and "step 2 could NOT be saved" in said, said[-2000:]
+
+
+def test_without_the_callback_signals_end_a_run(data, tmp_path):
+    for number in (SIGTERM, SIGUSR1):
+        assert run(data, tmp_path, "callbacks.stop=null", *interrupt(number, 2)) == [-number]

@@ -162,3 +162,17 @@ def test_a_full_disk(content: Content, tmp_path: Path, caplog: pytest.LogCapture
         assert files.last_error is None and read_checkpoint(path)["global_step"] == 3
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+def test_data_that_another_manifest_names_stay(saved: Callable[..., Path]):
+    """A copy of a manifest, and what one was a link to."""
+    path = saved(1)
+    copied = path.with_name("kept.ckpt")
+    copied.write_bytes(path.read_bytes())
+    best = saved(2, "best")
+    path.unlink()
+    path.symlink_to(best.name)
+    saved(3)
+    assert [read_checkpoint(each)["global_step"] for each in (copied, best, path)] == [1, 2, 3]
+    CheckpointFiles().remove_checkpoint(copied)
+    assert len(names(path.parent)) == 6

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from maskcap.errors import CheckpointError
-from maskcap.training.checkpoints.manifest import read_manifest
+from maskcap.training.checkpoints import reading
+from maskcap.training.checkpoints.manifest import DataFile, read_manifest
 from maskcap.training.checkpoints.reading import newest_good, read_checkpoint, verify
 
 Saved = Callable[..., Path]
@@ -139,3 +140,18 @@ def test_a_pickle_payload_is_refused_and_not_run(
     with pytest.raises(CheckpointError, match=refused):
         read_checkpoint(path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read(saved: Callable[..., Path], monkeypatch: pytest.MonkeyPatch):
+    """The data files that its manifest named are gone by then: the new manifest's are read."""
+    path = saved(1)
+    check = reading._verify_file
+
+    def slowly(place: Path, facts: DataFile, manifest: Path) -> None:
+        """Another process saves first."""
+        if read_manifest(path).step == 1:  # type: ignore[union-attr]
+            saved(2)
+        check(place, facts, manifest)
+
+    monkeypatch.setattr(reading, "_verify_file", slowly)
+    assert read_checkpoint(path)["global_step"] == 2 and verify(path) == 2

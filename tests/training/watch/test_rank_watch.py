@@ -76,6 +76,8 @@ def test_a_killed_or_stopped_rank_is_named_and_the_other_leaves(
     assert said + ("died" if what == "kill" else "not answered for") in output
     assert "Traceback" not in output  # the culprit's name, instead of gloo's text
     assert f"rank {rank} (host" in (tmp_path / "run" / "train.log").read_text()
+    status = json.loads((tmp_path / "run" / "run.json").read_text())["status"]
+    assert status == (f"rank 1 {failure['fault']}" if rank == 1 else "running")  # rank 0 writes it, where it lives
     assert seconds < 40
 
 
