@@ -1,5 +1,5 @@
 # make demo   trains the demo          make demo ARGS="seed=1 optimizer.lr=1e-3"
-# make test   runs the checks and the tests
+# make test   runs the checks, and the tests in two processes
 # Both make an environment in .venv and install into it, once; pyproject.toml or constraints.txt newer: again.
 #   PYTHON=python3.12   another interpreter       VENV=/some/folder   another place
 
@@ -14,7 +14,7 @@ demo: install
 	$(BIN)/python train.py $(ARGS)
 
 test: lint
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lint: install
 	$(BIN)/ruff check
