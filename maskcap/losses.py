@@ -61,6 +61,7 @@ def sample_uncertain(
     regions, device = logits.shape[0], logits.device
 
     def uniform(count: int) -> torch.Tensor:
+        """Points (R, count, 2) in [0, 1)."""
         return torch.rand(regions, count, 2, generator=generator).to(device)
 
     with torch.no_grad():

@@ -51,6 +51,7 @@ def launch(task: Task, config_name: str, arguments: Sequence[str] | None = None)
     begun, failed = [], []
 
     def guarded(config: DictConfig) -> float | None:
+        """The task, whose MaskcapErrors are reported."""
         if _rank() > 0:
             logging.getLogger().setLevel(logging.WARNING)  # rank 0 tells the story
         begun.append(True)

@@ -288,6 +288,7 @@ class RefCOCODataModule(MaskCaptionDataModule):
         **kwargs: Any,
     ) -> None:
         def split(name: str) -> SourceEntry:
+            """The source of one split."""
             return SourceEntry(functools.partial(RefCOCOSource, root, dataset, split_by, name, images=images))
 
         super().__init__(
@@ -359,6 +360,7 @@ def _held_out(make: MakeSource, fraction: float) -> tuple[dict[str, SourceEntry]
 
     @functools.cache
     def parts() -> tuple[RecordSubset, RecordSubset]:
+        """Both parts, divided once."""
         return hold_out(make(), fraction)
 
     return {"main": SourceEntry(lambda: parts()[0])}, {"main": SourceEntry(lambda: parts()[1])}

@@ -62,6 +62,7 @@ class CaptionToMask(Loop):
         asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen), not regions)
 
         def finish(reading: Reading | None) -> LoopOutput:
+            """The losses of the phrases' reading."""
             assert reading is not None
             parts = phrase_losses(self, model, asked, reading, context.encoded, context)
             if not parts:

@@ -46,6 +46,7 @@ class MaskToCaption(Loop):
         )
 
         def finish(reading: Reading | None) -> LoopOutput:
+            """The captions' cross-entropy."""
             assert reading is not None
             loss = model.answer_loss(context.encoded, reading)
             logs = {"loss": loss.detach(), "small_regions": small.float()}

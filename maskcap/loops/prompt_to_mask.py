@@ -48,6 +48,7 @@ class PromptToMask(Loop):
         """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`. The language model has no part."""
 
         def finish(_: Reading | None) -> LoopOutput:
+            """The prompted masks' losses."""
             logits = self._logits(model, batch, context)
             parts = mask_losses(self, model.segmenter, logits, batch.mask1, context.noise)
             return weighted_sum(parts, MASK_LOSSES, {"regions": batch.mask1.shape[0]})
@@ -84,6 +85,7 @@ def mask_boxes(masks: torch.Tensor) -> torch.Tensor:
     """
 
     def ends(present_RN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """First and last place that is present, as shares of the length, (R,) each."""
         length = present_RN.shape[1]
         first = present_RN.int().argmax(dim=1)
         last = length - present_RN.flip(1).int().argmax(dim=1)

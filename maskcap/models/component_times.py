@@ -108,7 +108,10 @@ class ComponentClock:
 
     def _timed(self, name: str) -> Callable[[Any], Any]:
         def wrap(method: Any) -> Any:
+            """The method with a watch around it."""
+
             def call(*inputs: Any, **options: Any) -> Any:
+                """Timed."""
                 watch = self._begin(name)
                 out = method(*inputs, **options)
                 watch.mark()
@@ -122,6 +125,7 @@ class ComponentClock:
         """Up to the language model's first reading, and from there on."""
 
         def call(*inputs: Any, **options: Any) -> Any:
+            """Generation, whose first token and later steps are timed apart."""
             self._generating, before = self._begin("first"), self._steps
             out = generate(*inputs, **options)
             if self._steps > before:
@@ -190,6 +194,7 @@ def _without_end(model: MaskCaptionModel, new_tokens: int) -> Iterator[None]:
     end = vlm.tokenizer.convert_tokens_to_ids(vlm.conversation.end)
 
     def forbid(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        """Logits without the end token."""
         forbidden = logits.clone()
         forbidden[..., end] = -torch.inf
         return forbidden

@@ -68,6 +68,7 @@ def _inside(mask1: torch.Tensor, boxes: torch.Tensor) -> tuple[torch.Tensor, tor
     last = torch.maximum(first, last)
 
     def at(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+        """The summed area up to each corner."""
         return sums.gather(1, row * (width + 1) + column)
 
     (top, left), (bottom, right) = first.unbind(-1), last.unbind(-1)

@@ -28,6 +28,7 @@ class TreeMask:
     branch: torch.Tensor
 
     def allowed(self) -> torch.Tensor:
+        """Whether a query may attend to a key."""
         """bool (N, 1, L, L), True where query (row) may attend to key (column)."""
         at = torch.arange(self.tree.shape[1], device=self.tree.device)
         same_tree = self.tree[:, :, None] == self.tree[:, None, :]

@@ -118,6 +118,7 @@ def unit_flops(model: MaskCaptionModel) -> UnitFlops:
     encoder, features = count_flops(model.segmenter, lambda: model.segmenter.encode(_image(model.segmenter.image_size)))
 
     def decode() -> torch.Tensor:
+        """One region's mask, on the meta device."""
         state = torch.empty(1, vlm.hidden_size, device="meta", requires_grad=states_train)
         dense = None
         if model.grounding is not None:

@@ -37,6 +37,7 @@ def only_images(batch: Batch, images: Sequence[int]) -> Batch:
     )
 
     def rows(tensor: torch.Tensor | None, indices: torch.Tensor) -> torch.Tensor | None:
+        """Those of a tensor, if there is one."""
         return None if tensor is None else tensor.index_select(0, indices)
 
     lists: dict[str, Any] = {name: [getattr(batch, name)[region] for region in kept] for name in _OF_REGIONS}

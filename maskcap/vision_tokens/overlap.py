@@ -67,6 +67,7 @@ def overlap_closed_form(rows: int, columns: int) -> tuple[float, float]:
         raise ConfigError(f"a tiling of {rows} × {columns} crops: take at least 1 × 1")
 
     def single(crops: int) -> float:
+        """Of one axis."""
         return 1.0 if crops == 1 else (crops + 2) / (2 * crops + 1)
 
     redundancy = 9 * rows * columns / ((2 * rows + 1) * (2 * columns + 1))

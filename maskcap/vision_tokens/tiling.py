@@ -112,6 +112,7 @@ def resize_for_crops(height: int, width: int, crops: int, geometry: Geometry = M
     """
 
     def key(tiling: tuple[int, int]) -> tuple[Fraction, int, int]:
+        """Nearest aspect ratio first, then the squarest, then fewer rows."""
         distance = aspect_distance(geometry.canvas(*tiling), (height, width))
         return distance, abs(tiling[0] - tiling[1]), tiling[0]
 

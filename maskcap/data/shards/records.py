@@ -48,6 +48,7 @@ def encode_group(records: Sequence[Record], files: Mapping[Path | Member, Stored
     places = {path: number for number, path in enumerate(files)}
 
     def add(ref: ImageRef, regions: Sequence[Region], key: str) -> tuple[int, list[int]]:
+        """Notes the image once, and its regions; their numbers."""
         image = (places[ref.path], ref.height, ref.width, ref.frame)
         if image not in images:
             images[image] = _image_json(*image, files[ref.path].stored) | {"regions": []}

@@ -94,6 +94,7 @@ def _buffered(read: ReadAt) -> ReadAt:
     first, kept = 0, b""
 
     def read_at(start: int, end: int) -> bytes:
+        """Bytes from `start` to `end`, read ahead in blocks."""
         nonlocal first, kept
         if not (first <= start and end <= first + len(kept)):
             first, kept = start, read(start, max(end, start + _URL_BLOCK))

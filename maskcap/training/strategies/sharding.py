@@ -102,6 +102,7 @@ def like_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) -> d
     places = dict(zip(numbers, parameters, strict=True))
 
     def part(number: int, value: Any) -> Any:
+        """This rank's part of one entry."""
         own = places[number]
         alike = isinstance(value, torch.Tensor) and isinstance(own, DTensor) and value.shape == own.shape
         return _part(value, own) if alike and value.ndim else value

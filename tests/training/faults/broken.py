@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
@@ -35,7 +36,7 @@ class _BadBackward(torch.autograd.Function):
         return gradient * torch.nan
 
 
-class _Faulty(PromptToMask):
+class _Faulty(PromptToMask, ABC):
     """prompt → mask with a fault in the calls `first` to `last` of rank `rank`."""
 
     def __init__(
@@ -60,9 +61,9 @@ class _Faulty(PromptToMask):
             return asked
         return replace(asked, finish=lambda reading: self.fault(asked.finish(reading), batch))
 
+    @abstractmethod
     def fault(self, output: LoopOutput, batch: Batch) -> LoopOutput:
         """What becomes of the step."""
-        raise NotImplementedError
 
 
 class BadLoss(_Faulty):
