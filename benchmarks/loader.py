@@ -25,7 +25,7 @@ from benchmarks.photos import write_images
 from benchmarks.recipe import load_region, stack
 from benchmarks.timing import Times, table, take_turns
 from benchmarks.worker import seconds_a_region
-from maskcap.data.batch import collate
+from maskcap.data.collate import collate
 from maskcap.data.content import read_bytes
 from maskcap.data.images import read_image, resize_to_planes
 from maskcap.data.record import Record

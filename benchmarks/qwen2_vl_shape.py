@@ -90,4 +90,5 @@ def wordy_qwen_conversation() -> Conversation:
     """Other words, but as many tokens in the tiny tokenizer as Qwen2-VL's chat has in Qwen's: 17 beside the image, and
     around a region's tokens 29."""
     chat = "<|im_start|> answer question of a small person at left<|im_end|> in<|im_start|> large top"
-    return replace(wordy_conversation(), prefix=f"{chat}{QWEN_IMAGE} this", image_slot=QWEN_SLOT)
+    images = {"prefix": f"{chat}{QWEN_IMAGE} this", "frame": f"{QWEN_IMAGE} this", "no_image": chat}
+    return replace(wordy_conversation(), **images, image_slot=QWEN_SLOT)

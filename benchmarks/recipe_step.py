@@ -21,8 +21,8 @@ from maskcap.models.conversation import IMAGE_SLOT
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.packing import Packing
+from maskcap.models.pieces import prefix_ids
 from maskcap.models.reading import Reading
-from maskcap.models.segments import prefix_ids
 from maskcap.models.work import Work
 
 
@@ -104,7 +104,7 @@ def _loss_alone(model: MaskCaptionModel, loop: Loop, part: Batch, encoded: Encod
 def _image_states(model: MaskCaptionModel, reading: Reading, tokens: int) -> torch.Tensor:
     """The states (B, T, C) at the images' tokens, of rows that each begin with the prefix of an image of their own."""
     vlm = model.vlm
-    ids = prefix_ids(vlm, tokens)  # type: ignore[arg-type]
+    ids = prefix_ids(vlm)  # type: ignore[arg-type]
     slot = vlm.tokenizer.convert_tokens_to_ids(IMAGE_SLOT)  # type: ignore[union-attr,operator]
     first = int((ids == slot).argmax())
     rows_NLC = reading.states.view(*reading.sequences.position_ids.shape, -1)

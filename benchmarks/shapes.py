@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from maskcap.models.adapters import LoRA, add_lora, freeze, train_in_float32
-from maskcap.models.conversation import IMAGE_SLOT, REGION_CLOSE, REGION_OPEN, REGION_SLOT, SEG, Conversation
+from maskcap.models.conversation import (
+    ADDED_TOKENS,
+    IMAGE_SLOT,
+    REGION_CLOSE,
+    REGION_OPEN,
+    REGION_SLOT,
+    SEG,
+    Conversation,
+)
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_internvl, tiny_sam2
 from maskcap.models.segmenter import Segmenter
@@ -125,11 +133,14 @@ def wordy_conversation() -> Conversation:
     reply = "<|im_end|> answer<|im_start|> person object"
     return Conversation(
         prefix=f"<|im_start|> answer question<img>{IMAGE_SLOT}</img> this",
+        frame=f"<img>{IMAGE_SLOT}</img> this",
+        no_image="<|im_start|> answer question",
         describe=" this is a single region of the object at the top left"
         f"{REGION_OPEN}{REGION_SLOT}{REGION_CLOSE}{{question}}{reply}",
         default_question=" describe this region using a single word or phrase at",
         segment=f" answer segment {{phrase}} in this object of{reply}",
         segment_answer=f" what is this{SEG} of",
+        added_tokens=ADDED_TOKENS,
     )
 
 

@@ -102,16 +102,25 @@ def answer_loss(
     and with half, twice and four times the rows 656, 823 and 866 MB in about the same time. torch 2.13's
     `linear_cross_entropy` took 1176 MB there and a third more time, and its loss under bfloat16 has eight bits.
     """
+    return answer_losses(states_AC, weight_VC, labels_A, chunk)[0]
+
+
+def answer_losses(
+    states_AC: torch.Tensor, weight_VC: torch.Tensor, labels_A: torch.Tensor, chunk: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`answer_loss`, and without gradient the cross-entropy of each token, float32 (A,)."""
     rows = chunk or max(1, LOGITS_AT_ONCE // weight_VC.shape[0])
     if labels_A.shape[0] <= rows:
-        return caption_loss(F.linear(states_AC, weight_VC), labels_A)
+        logits_AV = F.linear(states_AC, weight_VC)
+        each = F.cross_entropy(at_least_float32(logits_AV.detach()), labels_A, reduction="none")
+        return caption_loss(logits_AV, labels_A), each
     device = states_AC.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else states_AC.dtype
     return _ChunkedAnswerLoss.apply(states_AC, weight_VC, labels_A, rows, dtype, torch.is_grad_enabled())  # type: ignore[return-value]
 
 
 class _ChunkedAnswerLoss(torch.autograd.Function):
-    """`answer_loss` by chunks of rows; products in `dtype`, gradients in the dtypes of what they are of."""
+    """`answer_losses` by chunks of rows; products in `dtype`, gradients in the dtypes of what they are of."""
 
     @staticmethod
     def forward(
@@ -122,17 +131,18 @@ class _ChunkedAnswerLoss(torch.autograd.Function):
         rows: int,
         dtype: torch.dtype,
         differentiate: bool,
-    ) -> torch.Tensor:
-        """The mean over tokens, scalar float32; keeps the gradients where `differentiate`."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mean over tokens, scalar float32, and each one's; keeps the gradients where `differentiate`."""
         tokens = labels_A.shape[0]
         grad_states = torch.empty_like(states_AC) if differentiate and states_AC.requires_grad else None
         grad_weight = torch.zeros_like(weight_VC) if differentiate and weight_VC.requires_grad else None
         cast_VC = weight_VC.to(dtype)
-        total = torch.zeros((), device=states_AC.device)
+        total, losses = torch.zeros((), device=states_AC.device), []
         for start in range(0, tokens, rows):
             chunk_aC = states_AC[start : start + rows].to(dtype)
-            loss, grad_aV = _sum_and_gradient((chunk_aC @ cast_VC.T).float(), labels_A[start : start + rows, None])
-            total += loss
+            loss_a, grad_aV = _losses_and_gradient((chunk_aC @ cast_VC.T).float(), labels_A[start : start + rows, None])
+            total += loss_a.sum()
+            losses.append(loss_a)
             grad_aV = grad_aV.to(dtype)  # of the sum: a mean's would be too small for float16
             if grad_states is not None:
                 grad_states[start : start + rows] = grad_aV @ cast_VC
@@ -141,11 +151,13 @@ class _ChunkedAnswerLoss(torch.autograd.Function):
             elif grad_weight is not None:
                 grad_weight += grad_aV.T @ chunk_aC
         ctx.gradients, ctx.tokens = (grad_states, grad_weight), tokens
-        return total / tokens
+        each_A = torch.cat(losses)
+        ctx.mark_non_differentiable(each_A)
+        return total / tokens, each_A
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """The kept gradients times `scale`. Raises RuntimeError the second time."""
         if ctx.gradients is None:
             raise RuntimeError("answer_loss: its gradients were used up by the first backward")
@@ -154,12 +166,12 @@ class _ChunkedAnswerLoss(torch.autograd.Function):
         return *(None if gradient is None else gradient.mul_(scale) for gradient in gradients), None, None, None, None
 
 
-def _sum_and_gradient(logits_aV: torch.Tensor, labels_a1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed cross-entropy, and its gradient, softmax − one-hot, written over the logits."""
+def _losses_and_gradient(logits_aV: torch.Tensor, labels_a1: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each row's cross-entropy (a,), and the gradient of their sum, softmax − one-hot, written over the logits."""
     highest_a1, chosen_a1 = logits_aV.amax(1, keepdim=True), logits_aV.gather(1, labels_a1)
     sum_a1 = logits_aV.sub_(highest_a1).exp_().sum(1, keepdim=True)
-    loss = (sum_a1.log() + highest_a1 - chosen_a1).sum()
-    return loss, logits_aV.div_(sum_a1).scatter_add_(1, labels_a1, -torch.ones_like(chosen_a1))
+    loss_a1 = sum_a1.log() + highest_a1 - chosen_a1
+    return loss_a1[:, 0], logits_aV.div_(sum_a1).scatter_add_(1, labels_a1, -torch.ones_like(chosen_a1))
 
 
 def grounding_loss(

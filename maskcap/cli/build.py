@@ -69,6 +69,7 @@ def build_run(
     """
     import lightning
 
+    needs_own_format(config)
     save_config(composed, run)
     lightning.seed_everything(config["seed"], workers=True)
     data = config.build("data")
@@ -78,6 +79,16 @@ def build_run(
     trainer = make_trainer(config, run)
     check_together(config, data, module, trainer)
     return data, module, trainer
+
+
+def needs_own_format(config: CheckedConfig) -> None:
+    """Raises ConfigError for batches that are made for other training code."""
+    kind = config["data"].get("format", "maskcap")
+    if kind != "maskcap":
+        raise ConfigError(
+            f"data.format={kind} makes the batches of other training code, which this model does not read: use "
+            "data.format=maskcap here, and iterate the data module's loaders there"
+        )
 
 
 def make_trainer(config: CheckedConfig, run: Path, **extra: Any) -> lightning.Trainer:

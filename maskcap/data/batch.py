@@ -1,4 +1,7 @@
-"""Samples → Batch, and normalisation on the device. Shapes: B images, R regions of all images together, S image size.
+"""Batch: what the Lightning module receives, and its normalisation on the device.
+
+Shapes: B samples with an image each, R regions of all of them together, F further frames of all videos together, M
+masks in these, S image size.
 
 Workers hand over uint8, and `normalise` makes floats once the batch is on the device: a quarter of the bytes cross
 process and bus.
@@ -7,14 +10,14 @@ process and bus.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch.utils.data import default_collate
 
 from maskcap.data.bad_samples import BadSample
-from maskcap.data.sample import Sample
+from maskcap.data.record import Turn
 from maskcap.errors import DataError
 
 # ImageNet's statistics on 0..1 RGB; InternVL and SAM2 were both trained with them.
@@ -33,6 +36,13 @@ class Batch:
     references:   R tuples of captions, `()` for a region without; phrases: R tuples of phrases, likewise.
     region_ids:   R region ids. keys, sources, sizes: B record keys, source names, original (height, width).
     image2, mask2: as image1 and mask1 for the other frame; None unless every sample is a pair.
+    frames:       of videos, what stands behind image1: (F, 3, S, S), as image1; None where there is no video.
+    frame_owner:  F numbers: the sample that each frame is of, ascending.
+    frame_masks:  (M, S, S), as mask1: each region's masks in its sample's frames, region by region; None as `frames`.
+    frame_mask_region, frame_mask_frame: M numbers: the region and the frame (of F) that each of them is of.
+    turns:        B conversations; regions are counted within their sample, from 0.
+    empty:        R flags: there is no pixel of the region in image1, and that is right.
+    blank:        B flags: there is no image; image1 holds zeros.
     host_region_image: `region_image` as host numbers, kept by `collate`.
     tiny_regions: how many masks are smaller than a pixel of S × S and were kept as one (see Sample).
     padding:      B flags, or () for none: images that only fill a place (so that the ranks' batches are equally many,
@@ -59,6 +69,85 @@ class Batch:
     tiny_regions: int = 0
     padding: tuple[bool, ...] = ()
     bad: tuple[BadSample, ...] = ()
+    frames: torch.Tensor | None = None
+    frame_owner: tuple[int, ...] = ()
+    frame_masks: torch.Tensor | None = None
+    frame_mask_region: tuple[int, ...] = ()
+    frame_mask_frame: tuple[int, ...] = ()
+    turns: list[tuple[Turn, ...]] = field(default_factory=list)
+    empty: tuple[bool, ...] = ()
+    blank: tuple[bool, ...] = ()
+    entries: list[str] = field(default_factory=list)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are."""
+        return self.image1.device
+
+    @cached_property
+    def images(self) -> torch.Tensor:
+        """(B + F, 3, S, S): image1 and the frames behind it. Without videos image1 itself."""
+        return self.image1 if self.frames is None else torch.cat([self.image1, self.frames])
+
+    @property
+    def image_sizes(self) -> list[tuple[int, int]]:
+        """The original (height, width) of each of `images`."""
+        return [*self.sizes, *(self.sizes[owner] for owner in self.frame_owner)]
+
+    @property
+    def groups(self) -> list[tuple[int, ...]] | None:
+        """For each sample the numbers of its images in `images`, in the order of time; None: each has one."""
+        if self.frames is None:
+            return None
+        shown: list[list[int]] = [[image] for image in range(len(self.keys))]
+        for frame, owner in enumerate(self.frame_owner, len(self.keys)):
+            shown[owner].append(frame)
+        return [tuple(images) for images in shown]
+
+    @cached_property
+    def masks(self) -> torch.Tensor:
+        """(R + M, S, S): mask1 and the masks in frames. Without videos mask1 itself."""
+        return self.mask1 if self.frame_masks is None else torch.cat([self.mask1, self.frame_masks])
+
+    @property
+    def mask_regions(self) -> list[int]:
+        """The region that each of `masks` is of."""
+        return [*range(len(self.region_ids)), *self.frame_mask_region]
+
+    @property
+    def mask_images(self) -> list[int]:
+        """The number in `images` of the image that each of `masks` is of."""
+        first = len(self.keys)
+        return [*self.images_of(range(len(self.region_ids))), *(first + frame for frame in self.frame_mask_frame)]
+
+    def masks_of(self, regions: Sequence[int]) -> list[tuple[int, int]]:
+        """(place in `regions`, number in `masks`) of each mask of these regions, in their order and that of time."""
+        later: dict[int, list[int]] = {}
+        for number, region in enumerate(self.frame_mask_region, len(self.region_ids)):
+            later.setdefault(region, []).append(number)
+        return [(row, mask) for row, region in enumerate(regions) for mask in (region, *later.get(region, ()))]
+
+    def images_with(self, regions: Sequence[int]) -> list[int]:
+        """The numbers in `images` of those that these regions have masks of, each once."""
+        places = self.mask_images
+        return sorted({places[mask] for _, mask in self.masks_of(regions)})
+
+    def regions_in(self, image: int) -> list[int]:
+        """The regions of a sample, in its own order."""
+        owners = self.images_of(range(len(self.region_ids)))
+        return [region for region, owner in enumerate(owners) if owner == image]
+
+    def region_of(self, image: int, number: int) -> int:
+        """The region that is number `number` of a sample's own."""
+        return self.regions_in(image)[number]
+
+    def is_empty(self, region: int) -> bool:
+        """Whether image1 rightly holds no pixel of the region."""
+        return bool(self.empty) and self.empty[region]
+
+    def is_blank(self, image: int) -> bool:
+        """Whether the sample has no image."""
+        return bool(self.blank) and self.blank[image]
 
     def images_of(self, regions: Sequence[int]) -> list[int]:
         """The image of each of these regions as host numbers: reading `region_image` would wait for the device."""
@@ -98,36 +187,7 @@ class Batch:
 
 
 _FIELDS = tuple(field.name for field in fields(Batch))
-_TENSORS = ("image1", "mask1", "region_image", "image2", "mask2")
-
-
-def collate(samples: Sequence[Sample]) -> Batch:
-    """Stack samples into a Batch of uint8 images and masks, regions in the order of their images.
-
-    Raises DataError when there is none, when pairs meet single images, or when image sizes differ.
-    """
-    if not samples:
-        raise DataError("cannot collate an empty list of samples")
-    _check_alike(samples)
-    counts_B = torch.tensor([sample.mask1.shape[0] for sample in samples])
-    return Batch(
-        image1=_stacked([sample.image1 for sample in samples]),
-        mask1=_stacked([mask for sample in samples for mask in sample.mask1]),
-        region_image=torch.repeat_interleave(torch.arange(len(samples)), counts_B),
-        caption=_flatten(samples, "caption", None),
-        phrase=_flatten(samples, "phrase", None),
-        question=_flatten(samples, "question", None),
-        references=_flatten(samples, "references", ()),
-        phrases=_flatten(samples, "phrases", ()),
-        region_ids=[region_id for sample in samples for region_id in sample.region_ids],
-        keys=[sample.key for sample in samples],
-        sources=[sample.source for sample in samples],
-        sizes=[sample.size for sample in samples],
-        image2=None if samples[0].image2 is None else _stacked([_given(sample.image2) for sample in samples]),
-        mask2=None if samples[0].mask2 is None else _stacked([m for sample in samples for m in _given(sample.mask2)]),
-        host_region_image=tuple(image for image, sample in enumerate(samples) for _ in sample.region_ids),
-        tiny_regions=sum(sample.tiny_regions for sample in samples),
-    )
+_TENSORS = ("image1", "mask1", "region_image", "image2", "mask2", "frames", "frame_masks")
 
 
 def normalise(batch: Batch) -> Batch:
@@ -143,6 +203,8 @@ def normalise(batch: Batch) -> Batch:
         mask1=batch.mask1.float(),
         image2=None if batch.image2 is None else _normalise_image(batch.image2),
         mask2=None if batch.mask2 is None else batch.mask2.float(),
+        frames=None if batch.frames is None else _normalise_image(batch.frames),
+        frame_masks=None if batch.frame_masks is None else batch.frame_masks.float(),
     )
 
 
@@ -160,39 +222,3 @@ def _normalise_image(image_B3SS: torch.Tensor) -> torch.Tensor:
     for channel, (mean, std) in enumerate(zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)):
         pixels[:, channel].mul_(1 / (255 * std)).sub_(mean / std)
     return pixels
-
-
-def _flatten(samples: Sequence[Sample], name: str, missing: Any) -> list[Any]:
-    """One entry for each region; `missing` for every region of a sample without texts."""
-    flat: list[Any] = []
-    for sample in samples:
-        values = sample[name]
-        flat += [missing] * sample.mask1.shape[0] if values is None else values
-    return flat
-
-
-def _stacked(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """As torch.stack; in a data-loader worker straight into the memory that the main process shares, a copy less."""
-    return default_collate(list(tensors))
-
-
-def _given(tensor: torch.Tensor | None) -> torch.Tensor:
-    assert tensor is not None  # pairs meet pairs only: see _check_alike
-    return tensor
-
-
-def _check_alike(samples: Sequence[Sample]) -> None:
-    first = samples[0]
-    for sample in samples[1:]:
-        if (sample.image2 is None) != (first.image2 is None):
-            pair, single = (first, sample) if first.image2 is not None else (sample, first)
-            raise DataError(
-                f"{pair.key} is a pair of frames and {single.key} a single image: one batch holds only one kind; "
-                "mix sources of the same kind: read the video source with pairs=False, or make the single images "
-                "pairs of themselves with maskcap.data.rewritten.still_pairs"
-            )
-        if sample.image1.shape != first.image1.shape:
-            raise DataError(
-                f"{first.key} is {tuple(first.image1.shape)} and {sample.key} is {tuple(sample.image1.shape)}: "
-                "make the samples of a batch with one image_size"
-            )

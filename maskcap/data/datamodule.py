@@ -16,15 +16,17 @@ import lightning
 import torch
 
 from maskcap.data.bad_samples import BadSamplePolicy, OnBadSample
-from maskcap.data.batch import Batch, normalise
+from maskcap.data.batch import normalise
+from maskcap.data.choices import Choice
 from maskcap.data.drawing import SampleOptions
 from maskcap.data.entries import Entries, MakeSource, SourceEntry, build_source, parse_entries, shares
 from maskcap.data.holdout import RecordSubset, hold_out
 from maskcap.data.loader import EvalLoader, LoaderOptions, TrainLoader
 from maskcap.data.mixture import Mixture
 from maskcap.data.record import Record
-from maskcap.data.sample import Choice
-from maskcap.data.source_facts import blocks_of, known_bad, source_has_captions, source_has_phrases
+from maskcap.data.sa2va import Sa2VAOptions
+from maskcap.data.sa2va.options import drawn_as
+from maskcap.data.source_facts import blocks_of, known_bad, source_has_captions, source_has_phrases, source_has_turns
 from maskcap.data.sources import OspreySource, RefCOCOSource, SA1BSource, SAVSource
 from maskcap.errors import ConfigError
 
@@ -54,6 +56,9 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
     caption_choice, phrase_choice: "random" draws one of a region's sentences, "first" takes the first. Evaluation under
                        "random" accepts every sentence as a caption and segments by every one of them.
     val_caption_choice, val_phrase_choice: for evaluation; None: the same.
+    frames_per_sample: of a video, one from each of so many equal spans: training draws it, evaluation takes the middle.
+    format:            "maskcap": Batch; "sa2va": the dict that Sa2VA's own training code takes, made by the options
+                       `sa2va` (see `collate_sa2va`). What is drawn is this module's to say, sizes are theirs.
     limit_train:       use only the first records of each training source (for overfitting on purpose).
     limit_val:         use only the first records of each validation set.
     prepare:           called once on each machine before the sources are built, to draw or fetch data.
@@ -81,6 +86,9 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         phrase_choice: Choice = "random",
         val_caption_choice: Choice | None = None,
         val_phrase_choice: Choice | None = None,
+        frames_per_sample: int = 5,
+        format: Literal["maskcap", "sa2va"] = "maskcap",
+        sa2va: Sa2VAOptions | None = None,
         limit_train: int | None = None,
         limit_val: int | None = None,
         prepare: Callable[[], object] | None = None,
@@ -108,10 +116,23 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
                 raise ConfigError(f"data.{name}={count}: needs at least 1")
         if num_workers < 0 or seed < 0:
             raise ConfigError(f"data.num_workers={num_workers}, data.seed={seed}: neither may be negative")
-        self._train_samples = SampleOptions(image_size, regions_per_image, caption_choice, phrase_choice)
-        self._eval_samples = SampleOptions(
-            image_size, val_regions_per_image, val_caption_choice or caption_choice, val_phrase_choice or phrase_choice
+        self._train_samples = SampleOptions(
+            image_size, regions_per_image, caption_choice, phrase_choice, frames_per_sample
         )
+        self._eval_samples = SampleOptions(
+            image_size,
+            val_regions_per_image,
+            val_caption_choice or caption_choice,
+            val_phrase_choice or phrase_choice,
+            frames_per_sample,
+            "middle",
+        )
+        if format == "sa2va":
+            self._train_samples = replace(self._train_samples, sa2va=drawn_as(sa2va, self._train_samples))
+            self._eval_samples = replace(self._eval_samples, sa2va=drawn_as(sa2va, self._eval_samples, once=False))
+        elif format != "maskcap":
+            raise ConfigError(f'data.format={format!r}: choose "maskcap" or "sa2va"')
+        self.format = format
         self.image_size = image_size
         self.batch_size = batch_size
         self.val_batch_size = batch_size if val_batch_size is None else val_batch_size
@@ -166,6 +187,10 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         """For each source of "train", "val" or "test" whether it has captions at all."""
         return {name: source_has_captions(source) for name, source in self.sources(part).items()}
 
+    def has_turns(self, part: Part) -> dict[str, bool]:
+        """For each source whether it has conversations."""
+        return {name: source_has_turns(source) for name, source in self.sources(part).items()}
+
     def has_phrases(self, part: Part) -> dict[str, bool]:
         """For each source whether any of its captions singles a region out, so that it may ask for a mask."""
         return {name: source_has_phrases(source) for name, source in self.sources(part).items()}
@@ -214,13 +239,15 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         """One loader for each test set, in the order of `test_names`."""
         return self._eval_loaders("test")
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Lightning's hook; the copy does not wait where the batch is pinned."""
+        if self.format == "sa2va":
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch.to(device, non_blocking=self.pin_memory)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Lightning's hook: uint8 → normalised floats, on the device."""
-        return normalise(batch)
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Lightning's hook: uint8 → normalised floats, on the device. Of format sa2va nothing is left to do."""
+        return batch if self.format == "sa2va" else normalise(batch)
 
     def teardown(self, stage: str | None = None) -> None:
         """Lightning's hook at the end of a run: stop the workers."""

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Dataset
 
 from maskcap.data.bad_samples import BadSample
-from maskcap.data.batch import Batch, collate
+from maskcap.data.batch import Batch
+from maskcap.data.choices import Choice, FrameChoice, check_frames, check_options
+from maskcap.data.collate import collate
 from maskcap.data.mixture import Draw, sample_rng
 from maskcap.data.record import Record
-from maskcap.data.sample import Choice, Sample, check_options, make_sample
+from maskcap.data.sa2va import Sa2VAOptions, make_sa2va_sample
+from maskcap.data.sa2va.collate import Sa2VABatch
+from maskcap.data.sample import Sample, make_sample
 from maskcap.data.source_facts import key_of, known_bad
 from maskcap.errors import DataError, MaskcapError
 
@@ -21,15 +26,19 @@ MAX_TRIES = 100  # to replace one sample; records known to be bad are none. Then
 
 @dataclass(frozen=True)
 class SampleOptions:
-    """How records become samples; see `make_sample`."""
+    """How records become samples; see `make_sample`. sa2va: make those of `data.format=sa2va`, by these options."""
 
     image_size: int = 1024
     regions_per_image: int | None = 1
     caption_choice: Choice = "random"
     phrase_choice: Choice = "random"
+    frames_per_sample: int = 5
+    frame_choice: FrameChoice = "random"
+    sa2va: Sa2VAOptions | None = None
 
     def __post_init__(self) -> None:
         check_options(self.image_size, self.regions_per_image, self.caption_choice, self.phrase_choice)
+        check_frames(self.frames_per_sample, self.frame_choice)
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,7 @@ class Drawn:
     Further bad ones that stood behind it in the order are counted at their own places.
     """
 
-    made: Sample | MaskcapError
+    made: Sample | dict[str, Any] | MaskcapError
     bad: tuple[BadSample, ...] = ()
 
 
@@ -47,6 +56,7 @@ class Drawn:
 class DrawnSamples(Dataset):
     """Samples by Draw. A user's mistake is returned, not raised: torch would wrap it in the worker's traceback.
 
+    names: of the mixture's entries, in the sources' order; () outside of one.
     order: epoch → int64 (N, 2), the epoch's whole order as (source, index); read only to replace a bad sample.
     skip: replace a bad sample by the next of its epoch's order, made with the generator of the place that it takes; so
     the replacement depends on (seed, epoch, position) alone, and regions are drawn apart from the next one's own.
@@ -57,6 +67,7 @@ class DrawnSamples(Dataset):
     options: SampleOptions
     order: Callable[[int], np.ndarray]
     skip: bool = False
+    names: Sequence[str] = ()
     _orders: dict[int, np.ndarray] = field(default_factory=dict)
     _known: list[Mapping[int, DataError]] = field(default_factory=list)
 
@@ -64,18 +75,20 @@ class DrawnSamples(Dataset):
         bad: list[BadSample] = []
         for source, index in self._candidates(draw):
             made, key = self._make(source, index, sample_rng(self.seed, draw.epoch, draw.position))
-            if isinstance(made, Sample) or not self.skip or not isinstance(made, DataError):
+            if not (self.skip and isinstance(made, DataError)):
                 return Drawn(made, tuple(bad[:1]))
             bad.append(BadSample.of(key, made))
         message = f"no readable sample in {len(bad)} tries, the first: {bad[0].message} `maskcap check` lists every one"
         return Drawn(DataError(message, bad[0].reason), tuple(bad[:1]))
 
-    def _make(self, source: int, index: int, rng: np.random.Generator) -> tuple[Sample | MaskcapError, str]:
+    def _make(self, source: int, index: int, rng: np.random.Generator) -> tuple[Any, str]:
         options = self.options
         key = None
         try:
             record = self.sources[source][index]
             key = record.key
+            if options.sa2va is not None:
+                return make_sa2va_sample(record, rng, options.sa2va), key
             made = make_sample(
                 record,
                 rng,
@@ -83,8 +96,10 @@ class DrawnSamples(Dataset):
                 regions_per_image=options.regions_per_image,
                 caption_choice=options.caption_choice,
                 phrase_choice=options.phrase_choice,
+                frames_per_sample=options.frames_per_sample,
+                frame_choice=options.frame_choice,
             )
-            return made, key
+            return replace(made, entry=self.names[source]) if self.names else made, key
         except MaskcapError as error:
             return error, key if key is not None else key_of(self.sources[source], index)
 
@@ -115,22 +130,22 @@ class DrawnSamples(Dataset):
         return self._orders[epoch]
 
 
-def collate_drawn(items: Sequence[Drawn]) -> Batch | MaskcapError:
+def collate_drawn(items: Sequence[Drawn]) -> Batch | Sa2VABatch | MaskcapError:
     """Samples → Batch with what was passed over in `bad`; the first error instead where there is one."""
-    samples: list[Sample] = []
+    samples: list[Any] = []
     for item in items:
         if isinstance(item.made, MaskcapError):
             return item.made
         samples.append(item.made)
     try:
-        batch = collate(samples)
+        batch = Sa2VABatch.of(samples) if isinstance(samples[0], dict) else collate(samples)
     except MaskcapError as error:
         return error
     return replace(batch, bad=tuple(bad for item in items for bad in item.bad))
 
 
-def collate_evaluation(items: Sequence[Drawn]) -> Batch | MaskcapError:
+def collate_evaluation(items: Sequence[Drawn]) -> Batch | Sa2VABatch | MaskcapError:
     """As `collate_drawn`; samples in a bad one's place are padding: they have their own place too."""
     batch = collate_drawn(items)
     replaced = tuple(bool(item.bad) for item in items)
-    return replace(batch, padding=replaced) if isinstance(batch, Batch) and any(replaced) else batch
+    return batch if isinstance(batch, MaskcapError) or not any(replaced) else replace(batch, padding=replaced)

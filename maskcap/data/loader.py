@@ -24,6 +24,7 @@ from maskcap.data.batches import TrainBatches
 from maskcap.data.drawing import DrawnSamples, SampleOptions, collate_drawn, collate_evaluation
 from maskcap.data.mixture import Draw, Mixture
 from maskcap.data.record import Record
+from maskcap.data.sa2va.collate import Sa2VABatch
 from maskcap.data.workers import with_named_deaths
 from maskcap.errors import CheckpointError, ConfigError, MaskcapError
 from maskcap.training.stop_signals import STOP_SIGNALS
@@ -83,7 +84,9 @@ class TrainLoader:
                 f"(batch_size {options.batch_size} × {options.world} ranks): "
                 "raise samples_per_epoch, lower batch_size or set drop_last=false"
             )
-        dataset = DrawnSamples(sources, mixture.seed, samples, mixture.epoch_order, policy.skips)
+        dataset = DrawnSamples(
+            sources, mixture.seed, samples, mixture.epoch_order, policy.skips, tuple(mixture.lengths)
+        )
         self._loader = _torch_loader(dataset, options, self._batches, collate_drawn)
         self._bad = BadSampleLog(policy, "training epoch")
         self._reshuffle = reshuffle
@@ -118,7 +121,7 @@ class TrainLoader:
             checked = _checked(batch)
             self._bad.add(checked.bad, len(checked.keys))
             tiny_regions += checked.tiny_regions
-            yield replace(checked, padding=(True,) * len(checked.keys)) if padding else checked
+            yield _handed_over(replace(checked, padding=(True,) * len(checked.keys)) if padding else checked)
         self._bad.report()
         _report_tiny(tiny_regions, "training epoch")
 
@@ -211,7 +214,7 @@ class EvalLoader:
             self._bad.add(checked.bad, len(checked.keys))
             tiny_regions += checked.tiny_regions
             either = tuple(filled or checked.is_padding(i) for i, filled in enumerate(padding))
-            yield replace(checked, padding=either) if any(either) else checked
+            yield _handed_over(replace(checked, padding=either) if any(either) else checked)
         self._bad.report()
         _report_tiny(tiny_regions, "evaluation")
 
@@ -261,12 +264,16 @@ def _stop_workers(loader: DataLoader) -> None:
         loader._iterator = None
 
 
-def _checked(batch: Batch | MaskcapError) -> Batch:
+def _checked(batch: Any) -> Any:
     if isinstance(batch, MaskcapError):
         raise batch
     return batch
 
 
+def _handed_over(batch: Batch | Sa2VABatch) -> Any:
+    return batch.plain() if isinstance(batch, Sa2VABatch) else batch
+
+
 def _report_tiny(count: int, where: str) -> None:
     if count:
-        logger.info("%s: %d regions were smaller than a pixel of the resized image; each was kept as one", where, count)
+        logger.info("%s: %d regions were smaller than a pixel of the masks; each was kept as one", where, count)

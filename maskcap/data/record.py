@@ -1,4 +1,4 @@
-"""What a source yields: an image (or a pair of frames) and its regions, nothing decoded."""
+"""What a source yields: an image (a pair of frames, a video) with regions and conversations, nothing decoded."""
 
 from __future__ import annotations
 
@@ -54,6 +54,9 @@ class Region:
     questions: empty, or as long as `captions`: what was asked to get each (None: the default question).
     referring: whether the captions single the region out, so that they may serve as phrases for caption → mask
                (False for yes/no answers and the like).
+    may_be_empty: whether a mask without a pixel is right: a phrase that means nothing in this image, an object that has
+               left the frame. Such a region asks for an empty mask, and is not described.
+    frame_masks: of a record with `frames`, the mask in each of them, in their order; `mask` is the first of these.
     """
 
     mask: Segmentation
@@ -61,17 +64,56 @@ class Region:
     id: str
     questions: tuple[str | None, ...] = ()
     referring: bool = True
+    may_be_empty: bool = False
+    frame_masks: tuple[Segmentation, ...] = ()
+
+
+@dataclass(frozen=True)
+class Phrase:
+    """Characters `start` … `end` − 1 of an answer that name a region, whose mask belongs to the [SEG] behind them.
+
+    region: index into the record's regions, from 0.
+    """
+
+    start: int
+    end: int
+    region: int
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question and its answer in a conversation about a record's image, frames and regions.
+
+    question: `<region3>` in it stands for the record's third region (index 2), and shows its tokens.
+    phrases:  of a grounded answer, in the order of their places, without overlap; every one has a mask.
+    """
+
+    question: str
+    answer: str
+    phrases: tuple[Phrase, ...] = ()
 
 
 @dataclass(frozen=True)
 class Record:
-    """One image and its regions, or a pair of frames that show the same objects in the same order.
+    """One image and its regions, a pair of frames that show the same objects in the same order, or a video's frames.
 
     key: unique and stable over runs, `"<source>/<split>/<id>"`; its first part names the source.
+    image1: None for a conversation without an image.
+    frames: of a video, every frame that a sample may show, in the order of time; `image1` is the first of them. A
+        sample draws some (`frames_per_sample`).
+    turns: one conversation; a record may have turns, regions or both.
     """
 
     key: str
-    image1: ImageRef
+    image1: ImageRef | None
     regions1: tuple[Region, ...]
     image2: ImageRef | None = None
     regions2: tuple[Region, ...] | None = None
+    frames: tuple[ImageRef, ...] = ()
+    turns: tuple[Turn, ...] = ()
+
+    @property
+    def image_refs(self) -> tuple[ImageRef, ...]:
+        """Every image and frame once: of a video the frames alone, whose first is image1."""
+        refs = (*(self.frames or (self.image1,)), self.image2)
+        return tuple(dict.fromkeys(ref for ref in refs if ref is not None))

@@ -14,9 +14,20 @@ from maskcap.errors import DataError
 
 
 def missing_parts(record: Record) -> Iterator[DataError]:
-    """A record without regions; half of a pair."""
-    if not record.regions1:
-        yield DataError(f"{record.key}: the record has no regions; its source should have left it out.", "no regions")
+    """A record without regions and turns; regions without an image; half of a pair; a video's masks that are not as
+    many as its frames."""
+    if not record.regions1 and not record.turns:
+        message = f"{record.key}: the record has no regions and no turns; its source should have left it out."
+        yield DataError(message, "no regions")
+    if record.image1 is None and (record.regions1 or record.frames):
+        yield DataError(f"{record.key}: a record with regions or frames needs an image1.")
+    for region in record.regions1:
+        if len(region.frame_masks) != len(record.frames):
+            yield DataError(
+                f"{record.key}: region {region.id!r} has masks of {len(region.frame_masks)} frames, and the video "
+                f"{len(record.frames)}; give one for each frame (an empty one where the object is not seen).",
+                "missing mask",
+            )
     if (record.image2 is None) != (record.regions2 is None):
         yield DataError(f"{record.key}: a pair needs both image2 and regions2.")
 
@@ -28,6 +39,13 @@ def uneven_pair(record: Record) -> Iterator[DataError]:
             f"{record.key}: {len(record.regions1)} regions in the first frame, {len(record.regions2)} in the second; "
             "a pair shows the same objects in the same order."
         )
+
+
+def frames_to_check(record: Record) -> list[int]:
+    """Which frames of a video are decoded by a check: all of one with masks; of one without, which may have thousands
+    in one file, the first, the middle and the last."""
+    count = len(record.frames)
+    return list(range(count)) if record.regions1 else sorted({0, count // 2, count - 1} if count else ())
 
 
 def bad_texts(region: Region, key: str) -> Iterator[DataError]:

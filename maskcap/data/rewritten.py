@@ -12,13 +12,15 @@ from typing import overload
 
 from maskcap.data.record import Record, Region
 from maskcap.data.source_view import SourceView
+from maskcap.errors import DataError
 
 
 class RewrittenSource(SourceView):
     """The records of a source, each through `rewrite`, in its order and under its keys; with what the source says.
 
     rewrite: a plain function (workers get a copy) that keeps the key, the first image and the number of its regions.
-    keeps_words: False where it takes all captions away: there are then none, whatever the source under it says.
+    keeps_words: False where it takes all captions and conversations away: there are then none, whatever the source
+    under it says.
     A record that the source cannot give raises here as it does there.
     """
 
@@ -38,6 +40,11 @@ class RewrittenSource(SourceView):
     def has_phrases(self) -> bool:
         """Whether the records have phrases that single a region out."""
         return self._keeps_words and super().has_phrases
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether the records have conversations."""
+        return self._keeps_words and super().has_turns
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
         """(number of regions, characters of the captions that are left), where it is known without reading."""
@@ -61,14 +68,16 @@ class RewrittenSource(SourceView):
 
 
 def without_captions(source: Callable[[], Sequence[Record]]) -> RewrittenSource:
-    """Build the source and take its words away: masks alone, to learn from as from a set that never had captions."""
+    """Build the source and take its words away, captions and conversations: masks alone, to learn from as from a set
+    that never had any. Records without regions have nothing left, and are named as such."""
     return RewrittenSource(source(), _without_words, keeps_words=False)
 
 
 def still_pairs(source: Callable[[], Sequence[Record]]) -> RewrittenSource:
     """Build the source and make each single image a pair with itself: the same image and regions as the second frame.
 
-    So stills can stand in one batch with pairs of video frames. Records that are pairs stay as they are.
+    So stills can stand in one batch with pairs of video frames. Records that are pairs stay as they are; of a video it
+    is the first frame drawn; texts without an image cannot be pairs, and are bad records.
     """
     return RewrittenSource(source(), _paired)
 
@@ -77,14 +86,19 @@ def _without_words(record: Record) -> Record:
     regions1, regions2 = _wordless(record.regions1), record.regions2
     if regions2 is not None:  # a pair of a still with itself stays one: make_sample tells it by its regions
         regions2 = regions1 if regions2 is record.regions1 else _wordless(regions2)
-    return replace(record, regions1=regions1, regions2=regions2)
+    return replace(record, regions1=regions1, regions2=regions2, turns=())
 
 
 def _wordless(regions: Sequence[Region]) -> tuple[Region, ...]:
-    return tuple(Region(region.mask, (), region.id) for region in regions)
+    return tuple(replace(region, captions=(), questions=(), referring=True) for region in regions)
 
 
 def _paired(record: Record) -> Record:
     if record.image2 is not None or record.regions2 is not None:
         return record
+    if record.image1 is None:
+        raise DataError(
+            f"{record.key}: a text without an image cannot be a pair of frames. Leave it out of a mixture with pairs.",
+            "no image",
+        )
     return replace(record, image2=record.image1, regions2=record.regions1)

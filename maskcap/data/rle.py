@@ -65,6 +65,11 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     return {"size": [height, width], "counts": rle["counts"].decode("ascii")}
 
 
+def empty_rle(height: int, width: int) -> dict[str, Any]:
+    """The mask without a pixel: uncompressed RLE of an object that is not in this image or frame."""
+    return {"size": [height, width], "counts": [height * width]}
+
+
 def _fail(key: str, problem: str, reason: str = "malformed mask") -> NoReturn:
     raise MaskDecodeError(f"{key}: bad segmentation: {problem}{'' if problem.endswith('?') else '.'}", reason)
 

@@ -1,8 +1,8 @@
 """What a source says of itself and of a record without reading it, with an answer for any sequence of Records.
 
-A source may have `name`, `has_captions`, `has_phrases`, `skipped`, `bad`, `blocks`, `image_of(i)`, `key_of(i)`,
-`annotation_of(i)` and `text_size_of(i)`; these functions ask it, and find out themselves, or say "unknown", where it
-has none. Nothing here decodes anything; indices are 0 … len − 1.
+A source may have `name`, `has_captions`, `has_phrases`, `has_turns`, `skipped`, `bad`, `blocks`, `image_of(i)`,
+`key_of(i)`, `annotation_of(i)` and `text_size_of(i)`; these functions ask it, and find out themselves, or say
+"unknown", where it has none. Nothing here decodes anything; indices are 0 … len − 1.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ def source_has_phrases(source: Sequence[Record]) -> bool:
     return any(region.captions and region.referring for record in _readable(source) for region in record.regions1)
 
 
+def source_has_turns(source: Sequence[Record]) -> bool:
+    """The source's own `has_turns`; without it, whether any of its records has a conversation."""
+    known = getattr(source, "has_turns", None)
+    return bool(known) if known is not None else any(record.turns for record in _readable(source))
+
+
 def skipped_of(source: Sequence[Record]) -> Mapping[str, int]:
     """How many entries the source left out by its own rules, by reason; empty where it does not say."""
     return getattr(source, "skipped", None) or {}
@@ -59,9 +65,10 @@ def image_of(source: Sequence[Record], index: int) -> Hashable:
     if own is not None:
         return own(index)
     try:
-        return source[index].image1.path
+        image = source[index].image1
     except DataError:  # raised again, to someone who can name or count it, when the record itself is asked for
         return key_of(source, index)
+    return key_of(source, index) if image is None else image.path
 
 
 def key_of(source: Sequence[Record], index: int) -> str:
@@ -83,8 +90,9 @@ def text_size_of(source: Sequence[Record], index: int) -> tuple[int, int] | None
 
 
 def text_size(record: Record) -> tuple[int, int]:
-    """(number of regions, characters of all their captions) of a record that is at hand; of a pair, its first frame."""
-    return len(record.regions1), sum(len(caption) for region in record.regions1 for caption in region.captions)
+    """(number of regions, characters of all texts) of a record that is at hand; of a pair, its first frame."""
+    captions = sum(len(caption) for region in record.regions1 for caption in region.captions)
+    return len(record.regions1), captions + sum(len(turn.question) + len(turn.answer) for turn in record.turns)
 
 
 def _readable(source: Sequence[Record]) -> Any:

@@ -14,6 +14,7 @@ from maskcap.data.source_facts import (
     skipped_of,
     source_has_captions,
     source_has_phrases,
+    source_has_turns,
     source_name,
     text_size_of,
 )
@@ -43,6 +44,11 @@ class SourceView(Sequence[Record]):
     def has_phrases(self) -> bool:
         """Whether the source under it has phrases that single a region out."""
         return source_has_phrases(self.source)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether the source under it has conversations."""
+        return source_has_turns(self.source)
 
     @property
     def skipped(self) -> Mapping[str, int]:

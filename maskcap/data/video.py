@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 import numpy as np
 
 from maskcap.data.image_checks import check_size, fail
-from maskcap.data.record import ImageRef
+from maskcap.data.record import ImageRef, Member
 from maskcap.data.video_decoder import VideoDecoder, decoder_cache
 
 _REASON = "unreadable video"
@@ -18,16 +22,26 @@ def read_frame(ref: ImageRef, where: str) -> np.ndarray:
     key frame before the wanted one, or from the last frame that was read, if that is nearer; for a video that is not
     open, reading its file through once on top.
     """
+    with open_video(ref.path, where) as decoder:
+        return _read(decoder, ref, where)
+
+
+@contextmanager
+def open_video(path: Path | Member, where: str) -> Iterator[VideoDecoder]:
+    """The video's decoder from this process's cache, for one thread at a time; what FFmpeg raises, names `where`.
+
+    Raises ImageDecodeError for a missing, damaged or unreadable file, when it is opened or while it is used.
+    """
     from av.error import FFmpegError
 
     cache = decoder_cache()
     with cache.lock:
         try:
-            return _read(cache.get(ref.path, where), ref, where)
+            yield cache.get(path, where)
         except FileNotFoundError:
             fail(where, "no such video file. Fetch it, or correct the videos' folder", "missing file")
         except (FFmpegError, ValueError) as error:
-            cache.drop(ref.path)
+            cache.drop(path)
             fail(where, f"the video is damaged or of an unknown kind ({error}). Fetch it again", _REASON)
         except OSError as error:
             fail(where, f"cannot be read: {error.strerror}", _REASON)

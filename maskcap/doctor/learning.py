@@ -48,10 +48,13 @@ def check_learning(patient: Patient) -> Finding:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     seconds = time.monotonic() - began
+    idle = [name for name, values in losses.items() if not any(values)]  # this batch has nothing for them
+    losses = {name: values for name, values in losses.items() if name not in idle}
     falls = {name: _fall(values) for name, values in losses.items()}
-    facts: dict[str, Any] = {"losses": losses, "factors": falls, "seconds": round(seconds, 1), "lr": rate}
+    facts: dict[str, Any] = {"losses": losses, "factors": falls, "seconds": round(seconds, 1), "lr": rate, "idle": idle}
     listed = ", ".join(f"{name} {values[0]:.3f} → {_end(values):.3f}" for name, values in losses.items())
     said = f"{patient.steps} steps in {seconds:.0f} s: {listed}; all finite"
+    said += f"; nothing in this batch for {', '.join(idle)}" if idle else ""
     slow = [name for name, factor in falls.items() if factor < patient.factor]
     if slow:
         fix = f"{', '.join(slow)} should fall by a factor of {patient.factor:g}: more steps=…, or a higher lr=…"

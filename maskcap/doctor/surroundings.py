@@ -45,13 +45,16 @@ def check_data(patient: Patient) -> Finding:
 
     Raises ConfigError and DataError, which name the record.
     """
+    from maskcap.cli.build import needs_own_format
+
+    needs_own_format(patient.config)
     data = patient.config.build("data")
     data.prepare_data()
     data.setup("fit")
     sources = {name: len(source) for name, source in data.train_sources.items()}
     loader = data.train_dataloader()
     try:
-        batch, seen = _first_with_words(loader)
+        batch, seen = _first_with_words(loader, _words_of(data))
     finally:
         data.teardown()
     moved = data.on_after_batch_transfer(batch.to(patient.device), 0)
@@ -59,29 +62,43 @@ def check_data(patient: Patient) -> Finding:
     captions = sum(caption is not None for caption in batch.caption)
     phrases = sum(phrase is not None for phrase in batch.phrase)
     facts = {"records": sources, "keys": batch.keys, "regions": len(batch.region_ids), "captions": captions}
+    turns, frames = sum(map(len, batch.turns)), len(batch.frame_owner)
     facts |= {"phrases": phrases, "image_size": batch.image1.shape[-1], "batches_read": seen}
+    facts |= {"turns": turns, "further_frames": frames, "without_image": sum(batch.blank)}
     listed = ", ".join(f"{name} {count}" for name, count in sources.items())
     said = f"{listed} records; a batch of {len(batch.keys)} images, {len(batch.region_ids)} regions, "
     said += f"{captions} captions, {phrases} phrases"
-    empty = int((moved.mask1.flatten(1).amax(1) == 0).sum())
-    if not batch.region_ids or empty:
-        problem = f"{said}; {empty} masks are empty" if empty else f"{said}; no region at all"
+    said += f", {turns} turns" if turns else ""
+    said += f", {frames} further frames" if frames else ""
+    filled = moved.mask1.flatten(1).any(1).tolist()
+    empty = sum(not (some or moved.is_empty(region)) for region, some in enumerate(filled))
+    if not (batch.region_ids or turns) or empty:
+        problem = f"{said}; {empty} masks are empty" if empty else f"{said}; no region and no turn at all"
         return Finding(False, problem, f"maskcap check looks at every record; this batch's are {batch.keys}", facts)
     return Finding(True, said, facts=facts)
 
 
-def _first_with_words(loader: Any) -> tuple[Batch, int]:
-    """The first batch with a caption and a phrase, among the first ones, and how many were read; else the first."""
-    first: Batch | None = None
+def _words_of(data: Any) -> set[str]:
+    """What a batch may hold, by what some training source has: captions, phrases, turns."""
+    having = {"captions": data.has_captions, "phrases": data.has_phrases, "turns": data.has_turns}
+    return {name for name, of_sources in having.items() if any(of_sources("train").values())}
+
+
+def _first_with_words(loader: Any, wanted: set[str]) -> tuple[Batch, int]:
+    """The first batch with all that is wanted, among the first ones, and how many were read; else the first of those
+    with most of it."""
+    best: tuple[int, Batch] | None = None
     seen = 0
     for batch in loader:
-        first, seen = first or batch, seen + 1
-        if any(batch.caption) and any(batch.phrase):
-            return batch, seen
-        if seen == _BATCHES:
+        seen += 1
+        there = {"captions": any(batch.caption), "phrases": any(batch.phrase), "turns": any(batch.turns)}
+        held = sum(there[name] for name in wanted)
+        if best is None or held > best[0]:
+            best = held, batch
+        if held == len(wanted) or seen == _BATCHES:
             break
-    assert first is not None  # an empty source is a DataError
-    return first, seen
+    assert best is not None  # an empty source is a DataError
+    return best[1], seen
 
 
 def check_checkpoint(patient: Patient) -> Finding:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from maskcap.data.turns import grounded_regions, named_regions
 from maskcap.doctor.findings import Finding, NotReachedError, Patient, evaluating
-from maskcap.loops.base import LoopOutput, run_loops
+from maskcap.loops.base import Loop, LoopOutput, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.dialogue import Dialogue
 from maskcap.loops.mask_to_caption import MaskToCaption
-from maskcap.models.conversation import ADDED_TOKENS, SEG, token_ids
+from maskcap.models.conversation import SEG, token_ids
+
+if TYPE_CHECKING:
+    from maskcap.data.batch import Batch
 
 _EXACT = {"32-true": 1e-4}  # relative, of losses by two ways of packing; other precisions round
 _ROUNDED = 3e-2
@@ -25,7 +30,7 @@ def check_tokens(patient: Patient) -> Finding:
     vlm, loops = model.vlm, patient.need("module").active_loops
     if not any(loop.needs for loop in loops.values()):
         return Finding(None, "no loop reads words")
-    wanted = (vlm.conversation.image_slot, *ADDED_TOKENS, vlm.conversation.end)
+    wanted = (vlm.conversation.image_slot, *vlm.conversation.added_tokens, vlm.conversation.end)
     ids = {token: token_ids(vlm.tokenizer, token) for token in wanted}
     rows = vlm.embedding_weight.shape[0]
     facts = {"ids": ids, "rows": rows}
@@ -46,15 +51,15 @@ def check_tokens(patient: Patient) -> Finding:
 
 
 def check_seg(patient: Patient) -> Finding:
-    """The gradient of the mask loss alone reaches what caption → mask needs, and nothing that is frozen."""
+    """The gradient of the mask loss alone reaches what caption → mask needs, and nothing that is frozen: by a phrase,
+    or where the batch has none by those of a grounded answer."""
     module, batch = patient.need("module"), patient.need("batch")
-    model = module.model
-    settings = next((loop for loop in module.active_loops.values() if isinstance(loop, CaptionToMask)), None)
-    if settings is None:
-        return Finding(None, "no loop caption_to_mask with a weight")
-    if not any(batch.phrase):
+    model, active = module.model, module.active_loops.values()
+    if not any(isinstance(loop, CaptionToMask | Dialogue) for loop in active):
+        return Finding(None, "no loop caption_to_mask or dialogue with a weight")
+    bare = next((bare for loop in active if (bare := _masks_alone(loop, batch)) is not None), None)
+    if bare is None:
         raise NotReachedError("the batch has no phrase")
-    bare = CaptionToMask(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, settings.sampled_points)
     reached = _gradients(patient, {"mask": bare})
     seg = token_ids(model.vlm.tokenizer, SEG)[0]
     row = model.vlm.embedding_weight.grad
@@ -77,18 +82,23 @@ def check_seg(patient: Patient) -> Finding:
 
 
 def check_regions(patient: Patient) -> Finding:
-    """The caption's loss changes with the mask: the region's tokens are read."""
+    """The captions' loss, or that of answers about regions, changes with the masks: the regions' tokens are read."""
     batch = patient.need("batch")
-    if not any(loop.needs == "captions" for loop in patient.need("module").active_loops.values()):
-        return Finding(None, "no loop learns captions")
-    if not any(batch.caption):
-        raise NotReachedError("the batch has no caption")
+    needs = {loop.needs for loop in patient.need("module").active_loops.values()}
+    if not needs & {"captions", "turns"}:
+        return Finding(None, "no loop learns captions or answers")
+    probe: Loop
+    if "captions" in needs and any(batch.caption):
+        probe = MaskToCaption()
+    elif "turns" in needs and any(map(named_regions, batch.turns)):
+        probe = Dialogue(ce_weight=0.0, dice_weight=0.0, grounding_weight=0.0, contrast_weight=0.0)
+    else:
+        raise NotReachedError("the batch has no caption, and no question about a region")
     side = batch.mask1.shape[-1]
     moved = replace(batch, mask1=batch.mask1.roll((side // 2, side // 2), dims=(-2, -1)))
     with evaluating(patient.need("module")):
         own, again, other = (
-            float(_outputs(patient, {"caption": MaskToCaption()}, each)["caption"].loss)
-            for each in (batch, batch, moved)
+            float(_outputs(patient, {"caption": probe}, each)["caption"].loss) for each in (batch, batch, moved)
         )
     facts = {"loss": own, "again": again, "mask_moved": other}
     said = f"caption loss {own:.4f}, with the masks moved {other:.4f}"
@@ -122,6 +132,22 @@ def check_packing(patient: Patient) -> Finding:
         fix = "mask_caption.packing=none until it is known why; another mask_caption.attention may help"
         return Finding(False, said, fix, facts)
     return Finding(True, said, facts=facts)
+
+
+def _masks_alone(loop: Loop, batch: Batch) -> Loop | None:
+    """The mask loss of a loop, without its others; None for a loop that has none in this batch."""
+    if isinstance(loop, CaptionToMask) and any(batch.phrase):
+        return CaptionToMask(1.0, 1.0, 1.0, 0.0, 0.0, 0.0, loop.sampled_points)
+    if isinstance(loop, Dialogue) and any(map(grounded_regions, batch.turns)):
+        return Dialogue(
+            answer_weight=0.0,
+            ce_weight=1.0,
+            dice_weight=1.0,
+            grounding_weight=0.0,
+            contrast_weight=0.0,
+            sampled_points=loop.sampled_points,
+        )
+    return None
 
 
 def _outputs(patient: Patient, loops: Mapping[str, Any], batch: Any) -> dict[str, LoopOutput]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from maskcap.models.reading import Reading
     from maskcap.models.segments import Questions
 
-Need: TypeAlias = Literal["captions", "phrases"]
+Need: TypeAlias = Literal["captions", "phrases", "turns"]
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StepContext:
 
     generator: for decisions that all ranks take alike, since they change which parameters take part. noise_generator:
     for noise, which each rank draws for itself; None: the same one. ranks: the exchange between ranks; None: the means
-    are over this rank's batch, as they are alone.
+    are over this rank's batch, as they are alone. by_entry: whether losses are wanted for each entry of the mixture.
     """
 
     encoded: EncodedImages
@@ -56,6 +56,7 @@ class StepContext:
     generator: torch.Generator = field(default_factory=torch.Generator)
     noise_generator: torch.Generator | None = None
     ranks: GlobalBatch | None = None
+    by_entry: bool = False
 
     @property
     def noise(self) -> torch.Generator:
@@ -67,9 +68,14 @@ class StepContext:
         draw = torch.rand((), generator=self.generator).item()
         return self.progress >= self.curriculum.image_tokens_from and draw >= self.curriculum.image_token_dropout
 
+    @property
+    def stand_ins(self) -> bool:
+        """Whether every rank must run the model, also one without anything to learn from."""
+        return self.ranks is not None and self.ranks.stand_ins
+
     def or_stand_in(self, regions: list[int]) -> list[int]:
         """The regions of a loop; where there is none and every rank must run the model, the batch's first."""
-        return regions or ([0] if self.ranks is not None and self.ranks.stand_ins else [])
+        return regions or ([0] if self.stand_ins else [])
 
     @property
     def use_segmenter(self) -> bool:
@@ -90,7 +96,7 @@ class Loop(ABC):
     """A loop: weight in the step's loss, a loss, a prediction, and which words it needs of the data.
 
     weight: 0: the loop takes part in validation alone.
-    needs: "captions" of any kind, "phrases" that single a region out, or None.
+    needs: "captions" of any kind, "phrases" that single a region out, "turns" of a conversation, or None.
     generates: whether predict writes captions: validation then honours describe_sets.
     same_on_every_rank: whether a step runs the same layers on every rank, whatever the batch (`context.or_stand_in`):
       sharded weights need it.
@@ -112,10 +118,16 @@ class Loop(ABC):
     def regions_of(self, batch: Batch, progress: float) -> list[int]:
         """The batch's regions that the loop learns from at this share of the run: images without any are not encoded.
 
-        Of the words that it needs; a loop that goes by more than that says so itself.
+        Of the words that it needs, or of all that are to be seen; a loop that goes by more than that says so itself.
         """
-        words = {None: batch.region_ids, "captions": batch.caption, "phrases": batch.phrase}[self.needs]
+        if self.needs is None:
+            return [region for region in range(len(batch.region_ids)) if not batch.is_empty(region)]
+        words = batch.caption if self.needs == "captions" else batch.phrase
         return [region for region, word in enumerate(words) if word is not None]
+
+    def images_of(self, batch: Batch, progress: float) -> list[int]:
+        """The samples that the loop learns from at this share of the run: those of its regions."""
+        return batch.images_of(self.regions_of(batch, progress))
 
     def contrasts(self, model: MaskCaptionModel, progress: float) -> bool:
         """Whether its step at this share of the run tells phrases from each other, on all ranks together."""

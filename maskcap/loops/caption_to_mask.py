@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
 from maskcap.loops.outputs import weighted_sum
 from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
-from maskcap.models.transfer import take
+from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class CaptionToMask(Loop):
-    """Learns the masks of the regions that have a phrase.
+    """Learns the masks of the regions that have a phrase, in every frame of a video.
 
     ce_weight, dice_weight: of the mask loss (Sa2VA's 2.0 and 0.5). answer_weight: of the cross-entropy on the answer
     that holds [SEG]. grounding_weight, contrast_weight: of the grounding map's losses, where the model has one.
@@ -59,15 +61,17 @@ class CaptionToMask(Loop):
         questions = model.phrase_questions(
             phrases, batch.images_of(chosen), keep_image=keep_image, names=batch.names_of(chosen)
         )
-        asked = AskedRegions(phrases, take(batch.mask1, chosen), take(batch.region_image, chosen), not regions)
+        asked = AskedRegions.of(batch, chosen, phrases, stand_in=not regions, by_entry=context.by_entry)
+        if context.use_segmenter:
+            context.encoded.want_masks(batch.images_with(chosen))
 
         def finish(reading: Reading | None) -> LoopOutput:
             """The losses of the phrases' reading."""
             assert reading is not None
-            parts = phrase_losses(self, model, asked, reading, context.encoded, context)
+            parts, by_entry = phrase_losses(self, model, asked, reading, context.encoded, context)
             if not parts:
                 return LoopOutput(reading.seg_states.sum() * 0.0, {})
-            return weighted_sum(parts, PHRASE_LOSSES, asked.counts(reading))
+            return weighted_sum(parts, PHRASE_LOSSES, asked.counts(reading), by_entry)
 
         return Ask(finish, questions)
 
@@ -75,12 +79,22 @@ class CaptionToMask(Loop):
         """With a grounding map."""
         return model.grounding is not None
 
+    @torch.no_grad()
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
-        """Mask logits of every phrase of every region; a region with several phrases comes several times."""
+        """Mask logits of every phrase of every region, in every frame; a region with several phrases comes several
+        times."""
         asked = [(r, phrase) for r, phrases in enumerate(batch.phrases) for phrase in phrases]
-        regions, phrases = [r for r, _ in asked], [phrase for _, phrase in asked]
         if not asked:
             return LoopPrediction([])
-        region_image = take(batch.region_image, regions)
-        logits = model.segment(batch.image1, phrases, region_image, encoded=encoded, names=batch.names_of(regions))
-        return LoopPrediction(regions, phrases=phrases, mask_logits=logits)
+        regions, phrases = [r for r, _ in asked], [phrase for _, phrase in asked]
+        of_masks = batch.masks_of(regions)
+        rows, masks = [row for row, _ in of_masks], [mask for _, mask in of_masks]
+        images = [batch.mask_images[mask] for mask in masks]
+        questions = model.phrase_questions(phrases, batch.images_of(regions), names=batch.names_of(regions))
+        encoded.want_masks(images)
+        (reading,) = model.read(encoded, [questions])
+        (region_image,) = to_device([torch.tensor(images)], batch.device)
+        logits = model.masks_of(encoded, take(reading.seg_states, rows), region_image)
+        return LoopPrediction(
+            [regions[row] for row in rows], phrases=[phrases[row] for row in rows], mask_logits=logits, masks=masks
+        )

@@ -19,6 +19,7 @@ import torch
 
 from maskcap.errors import ConfigError
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn
+from maskcap.loops.by_entry import ByEntry
 from maskcap.loops.mask_to_caption import greedy_captions
 from maskcap.loops.outputs import Over, weighted_sum
 from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
@@ -140,7 +141,8 @@ class Cycle(Loop):
         """Those without a caption, or all; none before the start."""
         if progress < self.start:
             return []
-        return [r for r, caption in enumerate(batch.caption) if self.regions == "all" or caption is None]
+        shown = [r for r in range(len(batch.region_ids)) if not batch.is_empty(r)]
+        return [r for r in shown if self.regions == "all" or batch.caption[r] is None]
 
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Weighted sum of caption → mask's losses on the pseudo captions and of what keeps them words.
@@ -161,6 +163,8 @@ class Cycle(Loop):
         draw = self._draw(model, context, len(chosen), mask1.device)
         names = batch.names_of(chosen)
         rolled = roll_out(model, context.encoded, regions, mask1, images, draw, self.max_new_tokens, names)
+        if context.use_segmenter and batch.image2 is None:
+            context.encoded.want_masks(images)
         known = self._reference(model, rolled, names)
         questions = model.describe_questions(
             regions,
@@ -180,10 +184,13 @@ class Cycle(Loop):
             context.encoded.work.answers += relaxed.entropy.numel()
             parts = self._stay_words(rolled, relaxed)
             counts: dict[Over, int] = {"tokens": relaxed.entropy.numel(), "regions": len(chosen)}
+            by_entry: ByEntry = {}
             if rolled.spoken:
-                further, counts["answers"] = self._segment(model, batch, context, chosen, rolled, relaxed, keep_image)
+                further, by_entry, counts["answers"] = self._segment(
+                    model, batch, context, chosen, rolled, relaxed, keep_image
+                )
                 parts, counts["spoken"] = parts | further, len(rolled.spoken)
-            output = weighted_sum(parts, LOSSES, counts)
+            output = weighted_sum(parts, LOSSES, counts, by_entry)
             ramp = min(1.0, (context.progress - self.start) / self.ramp) if self.ramp else 1.0
             logs = describe_captions(rolled, relaxed.entropy, relaxation.temperature)
             logs = output.logs | logs | {"small_regions": small.float()}
@@ -233,9 +240,9 @@ class Cycle(Loop):
         rolled: Rolled,
         relaxed: Relaxed,
         keep_image: bool,
-    ) -> tuple[dict[str, tuple[float, torch.Tensor]], int]:
-        """Caption → mask of the regions with words, by these words' embeddings; each loss with its weight, and the
-        answers' tokens."""
+    ) -> tuple[dict[str, tuple[float, torch.Tensor]], ByEntry, int]:
+        """Caption → mask of the regions with words, by these words' embeddings; each loss with its weight, what they
+        are for each entry, and the answers' tokens."""
         phrases = rolled.phrases(relaxed.embeds)
         spoken = [chosen[row] for row in rolled.spoken]
         encoded, images = context.encoded, batch.images_of(spoken)
@@ -249,9 +256,11 @@ class Cycle(Loop):
         questions = model.spoken_questions(phrases, images, keep_image, names, image_states=states)
         with naming_the_setting(self.max_new_tokens):
             (reading,) = model.read(encoded, [questions])
-        asked = AskedRegions([rolled.said.texts[row] for row in rolled.spoken], mask, region_image)
-        losses = phrase_losses(self, model, asked, reading, encoded, context)
-        return losses, reading.answer_ids.numel()
+        texts = [rolled.said.texts[row] for row in rolled.spoken]
+        entries = tuple(batch.entries[image] for image in batch.images_of(spoken)) if context.by_entry else ()
+        asked = AskedRegions(texts, mask, region_image, entries=entries)
+        losses, by_entry = phrase_losses(self, model, asked, reading, encoded, context)
+        return losses, by_entry, reading.answer_ids.numel()
 
     def _temperature(self, progress: float) -> float:
         done = (progress - self.start) / (1 - self.start)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
+from maskcap.loops.by_entry import answer_part
 from maskcap.loops.outputs import Over
 from maskcap.models.transfer import take
 
@@ -45,13 +46,15 @@ class MaskToCaption(Loop):
             names=batch.names_of(chosen),
         )
 
+        entries = [batch.entries[image] for image in batch.images_of(learned)] if context.by_entry else []
+
         def finish(reading: Reading | None) -> LoopOutput:
             """The captions' cross-entropy."""
             assert reading is not None
-            loss = model.answer_loss(context.encoded, reading)
+            loss, by_entry = answer_part(model, context.encoded, reading, 1.0, entries)
             logs = {"loss": loss.detach(), "small_regions": small.float()}
             tokens: dict[Over, int] = {"answers": reading.answer_ids.numel() if learned else 0}
-            return LoopOutput(loss, logs, {"loss": (1.0, loss)}, {"loss": "answers"}, tokens)
+            return LoopOutput(loss, logs, {"loss": (1.0, loss)}, {"loss": "answers"}, tokens, by_entry)
 
         return Ask(finish, questions)
 

@@ -1,16 +1,19 @@
 """The losses of masks, and of phrases read with their images.
 
-Shapes: r regions with a phrase, T image tokens, M low-res mask side.
+Shapes: S [SEG]s, M masks that they are asked for, r of these that are told from each other, T image tokens, m low-res
+mask side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from maskcap.loops.base import StepContext
+from maskcap.loops.by_entry import ByEntry, answer_part, masks_by_entry
 from maskcap.loops.outputs import Over
 from maskcap.losses import (
     dice_loss,
@@ -21,9 +24,10 @@ from maskcap.losses import (
     sample_uncertain,
     sigmoid_ce_loss,
 )
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
+    from maskcap.data.batch import Batch
     from maskcap.loops.global_batch import GlobalBatch
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
@@ -33,23 +37,75 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AskedRegions:
-    """The r regions asked for: phrases, masks (r, H, W), the image of each. stand_in: they count nothing."""
+    """What S [SEG]s are asked for: their phrases, and M masks of these, in images or a video's frames.
+
+    masks (M, H, W); region_image int64 (M,): the image of each. of_seg: the [SEG] that each is asked of; () for one
+    mask each, in order. seen: masks with a pixel, which alone are told from each other; None: all. stand_in: they count
+    nothing. entries: of the mixture, where each [SEG] is from; () where nobody asks.
+    """
 
     phrases: list[str]
-    mask1: torch.Tensor
+    masks: torch.Tensor
     region_image: torch.Tensor
     stand_in: bool = False
+    of_seg: tuple[int, ...] = ()
+    seen: tuple[int, ...] | None = None
+    entries: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, batch: Batch, regions: list[int], phrases: list[str], *, stand_in: bool = False, by_entry: bool = False
+    ) -> AskedRegions:
+        """One [SEG] for each of these regions, with all of its masks: in image1 and in the frames behind it."""
+        of_masks = batch.masks_of(regions)
+        numbers, images = [mask for _, mask in of_masks], batch.mask_images
+        places = [images[mask] for mask in numbers]
+        alone = len(numbers) == len(regions)
+        seen = None
+        if any(batch.is_empty(region) for region in regions) or not alone:
+            shown = enumerate(of_masks)
+            seen = tuple(m for m, (s, mask) in shown if mask == regions[s] and not batch.is_empty(mask))
+        image_of_mask = take(batch.region_image, regions)
+        if not alone:
+            (image_of_mask,) = to_device([torch.tensor(places)], batch.device)
+        owners = batch.images_of(regions) if by_entry and not stand_in else []
+        return cls(
+            phrases,
+            take(batch.masks, numbers),
+            image_of_mask,
+            stand_in,
+            () if alone else tuple(seg for seg, _ in of_masks),
+            seen,
+            tuple(batch.entries[owner] for owner in owners),
+        )
+
+    def of_masks(self, segs: torch.Tensor) -> torch.Tensor:
+        """What S [SEG]s have (S, …), for each of the M masks."""
+        return take(segs, self.of_seg) if self.of_seg else segs
+
+    @property
+    def segs(self) -> Sequence[int]:
+        """The [SEG] of each of the M masks."""
+        return self.of_seg or range(len(self.phrases))
+
+    @property
+    def contrasted(self) -> list[int]:
+        """The masks that are told from each other."""
+        return list(range(self.masks.shape[0]) if self.seen is None else self.seen)
 
     def counts(self, reading: Reading) -> dict[Over, int]:
         """What the means of `phrase_losses` are over."""
+        if self.stand_in:
+            return {"regions": 0, "answers": 0, "contrasted": 0}
         return {
-            "regions": 0 if self.stand_in else len(self.phrases),
-            "answers": 0 if self.stand_in else reading.answer_ids.numel(),
+            "regions": self.masks.shape[0],
+            "answers": reading.answer_ids.numel(),
+            "contrasted": len(self.contrasted),
         }
 
 
 MASK_LOSSES: dict[str, Over] = {"mask_ce": "regions", "mask_dice": "regions"}  # what each is a mean over
-PHRASE_LOSSES: dict[str, Over] = {"answer": "answers", "grounding": "regions", "contrast": "regions", **MASK_LOSSES}
+PHRASE_LOSSES: dict[str, Over] = {"answer": "answers", "grounding": "regions", "contrast": "contrasted", **MASK_LOSSES}
 
 
 class MaskLossSettings(Protocol):
@@ -75,20 +131,39 @@ def phrase_losses(
     reading: Reading,
     encoded: EncodedImages,
     context: StepContext,
-) -> dict[str, tuple[float, torch.Tensor]]:
-    """Each loss of phrases read with their images (`encoded`), with its weight, by name."""
-    seg_states = reading.seg_states
+) -> tuple[dict[str, tuple[float, torch.Tensor]], ByEntry]:
+    """Each loss of phrases (one a segment) read with their images (`encoded`), with its weight, by name; and what they
+    are for each entry."""
     parts: dict[str, tuple[float, torch.Tensor]] = {}
+    text: ByEntry = {}
     if settings.answer_weight:
-        parts["answer"] = settings.answer_weight, model.answer_loss(encoded, reading)
+        loss, text = answer_part(model, encoded, reading, settings.answer_weight, asked.entries)
+        parts["answer"] = settings.answer_weight, loss
+    of_masks, by_entry = seg_losses(settings, model, asked, reading.seg_states, encoded, context)
+    return parts | of_masks, text | by_entry
+
+
+def seg_losses(
+    settings: PhraseLossSettings,
+    model: MaskCaptionModel,
+    asked: AskedRegions,
+    seg_states: torch.Tensor,
+    encoded: EncodedImages,
+    context: StepContext,
+) -> tuple[dict[str, tuple[float, torch.Tensor]], ByEntry]:
+    """As `phrase_losses`, without that of the answers' words. seg_states (S, C)."""
+    parts: dict[str, tuple[float, torch.Tensor]] = {}
+    by_entry: ByEntry = {}
     grounding_map = None
     if model.grounding is not None:
         grounding_map, losses = _ground(settings, model, asked, seg_states, encoded, context.ranks)
         parts |= losses
     if context.use_segmenter:
-        logits = model.mask_logits(encoded, seg_states, asked.region_image, grounding_map)
-        parts |= mask_losses(settings, model.segmenter, logits, asked.mask1, context.noise)
-    return parts
+        logits = model.mask_logits(encoded, asked.of_masks(seg_states), asked.region_image, grounding_map)
+        entries = [asked.entries[seg] for seg in asked.segs] if asked.entries else ()
+        losses, by_entry = mask_losses(settings, model.segmenter, logits, asked.masks, context.noise, entries)
+        parts |= losses
+    return parts, by_entry
 
 
 def _ground(
@@ -99,43 +174,60 @@ def _ground(
     encoded: EncodedImages,
     ranks: GlobalBatch | None,
 ) -> tuple[torch.Tensor, dict[str, tuple[float, torch.Tensor]]]:
-    """The grounding map (r, T) and its losses."""
+    """The grounding map (M, T) and its losses."""
     head, keys, valid = model.grounding, encoded.keys, encoded.tokens.valid
     assert head is not None
-    queries = head.queries(seg_states)
+    queries = asked.of_masks(head.queries(seg_states))
     grounding_map = head(queries, keys, asked.region_image, valid)
-    covered = model.coverage(encoded.tokens, asked.mask1, asked.region_image)
+    covered = model.coverage(encoded.tokens, asked.masks, asked.region_image)
     valid = None if valid is None else valid.index_select(0, asked.region_image)
-    key_rK = region_keys(keys, covered, asked.region_image)
+    losses = {"grounding": (settings.grounding_weight, grounding_loss(grounding_map, covered, valid))}
+    rows = asked.contrasted
+    if rows:
+        region_image = take(asked.region_image, rows)
+        key_rK = region_keys(keys, take(covered, rows), region_image)
+        phrases = [asked.phrases[asked.segs[row]] for row in rows]
+        contrast = _contrast(take(queries, rows), key_rK, phrases, head.scale, ranks, asked.stand_in)
+        losses["contrast"] = settings.contrast_weight, contrast
+    return grounding_map, losses
+
+
+def _contrast(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    phrases: list[str],
+    scale: torch.Tensor,
+    ranks: GlobalBatch | None,
+    stand_in: bool,
+) -> torch.Tensor:
+    """Each phrase (r, K) told from the regions (r, K) of the batch, of all ranks."""
     if ranks is not None:
-        contrast = ranks.contrast(queries, key_rK, asked.phrases, head.scale, asked.stand_in)
-    else:
-        same = torch.tensor([[a == b for b in asked.phrases] for a in asked.phrases])
-        (same,) = to_device([same], seg_states.device)
-        contrast = phrase_contrast(queries, key_rK, same, head.scale)
-    return grounding_map, {
-        "grounding": (settings.grounding_weight, grounding_loss(grounding_map, covered, valid)),
-        "contrast": (settings.contrast_weight, contrast),
-    }
+        return ranks.contrast(queries, keys, phrases, scale, stand_in)
+    same = torch.tensor([[a == b for b in phrases] for a in phrases])
+    (same,) = to_device([same], queries.device)
+    return phrase_contrast(queries, keys, same, scale)
 
 
 def mask_losses(
     settings: MaskLossSettings,
     segmenter: Segmenter,
     logits: torch.Tensor,
-    mask1: torch.Tensor,
+    masks: torch.Tensor,
     generator: torch.Generator,
-) -> dict[str, tuple[float, torch.Tensor]]:
-    """Sigmoid CE and dice of low-res logits (r, M, M) against masks (r, H, W), each with its weight.
+    entries: Sequence[str] = (),
+) -> tuple[dict[str, tuple[float, torch.Tensor]], ByEntry]:
+    """Sigmoid CE and dice of low-res logits (M, m, m) against masks (M, H, W), each with its weight; their sums for the
+    masks of each entry, where `entries` says which each is of.
 
     Dense: the masks are resized to the logits as the segmenter says. Sampled: both are read at uncertain points.
     """
     if settings.sampled_points is None:
-        targets = resize_targets(mask1, (logits.shape[-2], logits.shape[-1]), segmenter.target_resize)
+        targets = resize_targets(masks, (logits.shape[-2], logits.shape[-1]), segmenter.target_resize)
     else:
-        logits, targets = sample_uncertain(logits, mask1, settings.sampled_points, generator)
+        logits, targets = sample_uncertain(logits, masks, settings.sampled_points, generator)
         logits, targets = logits[:, None], targets[:, None]
+    by_entry = masks_by_entry(logits.detach(), targets, entries, settings.ce_weight, settings.dice_weight)
     return {
         "mask_ce": (settings.ce_weight, sigmoid_ce_loss(logits, targets)),
         "mask_dice": (settings.dice_weight, dice_loss(logits, targets)),
-    }
+    }, by_entry

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
 from maskcap.loops.outputs import weighted_sum
 from maskcap.loops.phrase_losses import MASK_LOSSES, mask_losses
-from maskcap.models.transfer import to_device
+from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
     from maskcap.data.batch import Batch
@@ -47,31 +47,46 @@ class PromptToMask(Loop):
     def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
         """Mask loss of the prompted masks; logs `loss`, `mask_ce`, `mask_dice`. The language model has no part."""
 
+        seen = self.regions_of(batch, context.progress)
+        chosen = context.or_stand_in(seen)
+        if not chosen:
+            return nothing_to_learn(model)
+        images = batch.images_of(chosen)
+        context.encoded.want_masks(images)
+
         def finish(_: Reading | None) -> LoopOutput:
             """The prompted masks' losses."""
-            logits = self._logits(model, batch, context)
-            parts = mask_losses(self, model.segmenter, logits, batch.mask1, context.noise)
-            return weighted_sum(parts, MASK_LOSSES, {"regions": batch.mask1.shape[0]})
+            masks, region_image = take(batch.mask1, chosen), take(batch.region_image, chosen)
+            logits = self._logits(model, masks, region_image, context)
+            entries = [batch.entries[image] for image in images] if context.by_entry and seen else ()
+            parts, by_entry = mask_losses(self, model.segmenter, logits, masks, context.noise, entries)
+            return weighted_sum(parts, MASK_LOSSES, {"regions": len(seen)}, by_entry)
 
         return Ask(finish)
 
-    def _logits(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> torch.Tensor:
-        """Low-res mask logits (R, M, M) from points or boxes, by the coin."""
+    def _logits(
+        self, model: MaskCaptionModel, masks: torch.Tensor, region_image: torch.Tensor, context: StepContext
+    ) -> torch.Tensor:
+        """Low-res mask logits (r, M, M) from points or boxes, by the coin."""
         segmenter, noise = model.segmenter, context.noise
         if torch.rand((), generator=context.generator).item() < 0.5:
-            points = random_points(batch.mask1, noise)[:, None]
+            points = random_points(masks, noise)[:, None]
             sparse = segmenter.embed_points(points, torch.ones_like(points[..., 0], dtype=torch.int64))
         else:
-            sparse = segmenter.embed_boxes(self._jitter(mask_boxes(batch.mask1), noise))
-        context.encoded.work.masks += batch.mask1.shape[0]
-        return segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
+            sparse = segmenter.embed_boxes(self._jitter(mask_boxes(masks), noise))
+        context.encoded.work.masks += masks.shape[0]
+        return segmenter.decode(context.encoded.segmenter, region_image, sparse)
 
     @torch.no_grad()
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
-        """Mask logits of all regions from their exact boxes."""
-        sparse = model.segmenter.embed_boxes(mask_boxes(batch.mask1))
-        logits = model.segmenter.decode(encoded.segmenter, batch.region_image, sparse)
-        return LoopPrediction(list(range(batch.mask1.shape[0])), mask_logits=logits, score="prompts")
+        """Mask logits of all regions that are to be seen, from their exact boxes."""
+        regions = self.regions_of(batch, 1.0)
+        if not regions:
+            return LoopPrediction([])
+        encoded.want_masks(batch.images_of(regions))
+        sparse = model.segmenter.embed_boxes(mask_boxes(take(batch.mask1, regions)))
+        logits = model.segmenter.decode(encoded.segmenter, take(batch.region_image, regions), sparse)
+        return LoopPrediction(regions, mask_logits=logits, score="prompts")
 
     def _jitter(self, boxes: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         noise = to_device([2 * torch.rand(boxes.shape, generator=generator) - 1], boxes.device)[0] * self.box_jitter

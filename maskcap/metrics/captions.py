@@ -35,7 +35,15 @@ def exact_match(prediction: str, references: Iterable[str]) -> bool:
 
 def token_f1(prediction: str, references: Iterable[str]) -> float:
     """Best F1 over the references of the two bags of words, 0..1; two texts without a word agree (1)."""
-    return max(_f1(tokenize_plain(prediction), tokenize_plain(reference)) for reference in references)
+    return max(bag_f1(tokenize_plain(prediction), tokenize_plain(reference)) for reference in references)
+
+
+def bag_f1(prediction: Sequence[str], reference: Sequence[str]) -> float:
+    """F1 of two bags of words, 0..1; two empty ones agree (1)."""
+    if not prediction or not reference:
+        return float(len(prediction) == len(reference))
+    common = (Counter(prediction) & Counter(reference)).total()
+    return 2 * common / (len(prediction) + len(reference))
 
 
 class CaptionMetrics:
@@ -154,13 +162,6 @@ class CaptionMetrics:
         if not self._warned:
             log.warning("caption metrics: %s, because %s.", consequence.rstrip("; "), error)
         self._warned = True
-
-
-def _f1(prediction: list[str], reference: list[str]) -> float:
-    if not prediction or not reference:
-        return float(prediction == reference)
-    common = (Counter(prediction) & Counter(reference)).total()
-    return 2 * common / (len(prediction) + len(reference))
 
 
 def _cider(predictions: list[str], references: list[list[str]]) -> float:

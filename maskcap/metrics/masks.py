@@ -32,7 +32,8 @@ class MaskMetrics:
     """Accumulates masks of a split; nothing waits for the device before `compute`.
 
     Precision at a threshold counts regions whose IoU reaches it (≥). cIoU is Σ∩ / Σ∪ over all regions of the split, so
-    large objects weigh more than in mIoU.
+    large objects weigh more than in mIoU. A region whose true mask is empty (a phrase without a target in gRefCOCO, a
+    frame of a video that the object has left) scores 1 for an empty prediction and 0 for any other.
     """
 
     def __init__(self) -> None:
@@ -40,7 +41,8 @@ class MaskMetrics:
 
     def reset(self) -> None:
         """Forget everything."""
-        self._counts = torch.zeros(4 + len(THRESHOLDS), dtype=torch.int64)  # Σ∩, Σ∪, regions, not 0/1, hits…
+        # Σ∩, Σ∪, regions, not 0/1, true masks without a pixel, predicted ones of these likewise, hits…
+        self._counts = torch.zeros(6 + len(THRESHOLDS), dtype=torch.int64)
         self._iou_sum = torch.zeros(1, dtype=torch.float64)
         self._synced = False
 
@@ -54,10 +56,13 @@ class MaskMetrics:
             raise RuntimeError("update() after sync(): the sums are already over all ranks; call reset() first")
         intersection, union = _overlap(pred_masks, true_masks)
         iou = _ratio(intersection, union)
+        no_target = ~_as_bool(true_masks).flatten(1).any(1)
+        found_none = no_target & (union == 0)
         regions = torch.full_like(intersection.sum(), iou.shape[0])
         hits = [(iou >= threshold).sum() for threshold in THRESHOLDS]
         wrong = _not_binary(pred_masks) + _not_binary(true_masks)
-        counts = torch.stack([intersection.sum(), union.sum(), regions, wrong.to(regions.device), *hits])
+        empties = no_target.sum(), found_none.sum()
+        counts = torch.stack([intersection.sum(), union.sum(), regions, wrong.to(regions.device), *empties, *hits])
         self._counts = self._counts.to(counts.device) + counts
         self._iou_sum = self._iou_sum.to(iou) + iou.sum()
         return iou
@@ -79,11 +84,12 @@ class MaskMetrics:
         self._synced = True
 
     def compute(self) -> dict[str, float]:
-        """`miou`, `giou` (the same number), `ciou`, `precision_50`, `precision_70`, `precision_90` in [0, 1], `count`.
+        """`miou`, `giou` (the same number), `ciou`, `precision_50`, `precision_70`, `precision_90` in [0, 1], `count`;
+        `no_target_accuracy` (the share of regions with an empty true mask whose prediction is empty) if there are any.
 
         Only `count` (0) when no region was seen. Raises ValueError when masks held values other than 0 and 1.
         """
-        intersection, union, count, wrong, *hits = self._counts.tolist()
+        intersection, union, count, wrong, no_target, found_none, *hits = self._counts.tolist()
         if wrong:
             raise ValueError(f"{wrong} mask values were neither 0 nor 1: pass masks, not logits or probabilities")
         if not count:
@@ -92,6 +98,8 @@ class MaskMetrics:
         scores = {"miou": miou, "giou": miou, "ciou": intersection / union if union else 1.0}
         for threshold, hit in zip(THRESHOLDS, hits, strict=True):
             scores[f"precision_{round(threshold * 100)}"] = hit / count
+        if no_target:
+            scores["no_target_accuracy"] = found_none / no_target
         return {**scores, "count": float(count)}
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from maskcap.errors import ConfigError
-from maskcap.losses import answer_loss
+from maskcap.losses import answer_losses
+from maskcap.models.asking import Asking
 from maskcap.models.component_times import model_name
-from maskcap.models.conversation import Tokens, Words
 from maskcap.models.crops import encode_crops
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.grounding import GroundingHead
@@ -22,7 +22,7 @@ from maskcap.models.packing import Packing, check_packing
 from maskcap.models.reading import Reading
 from maskcap.models.region_prompt import Chosen, choose_features, coverage, fill_empty, pool_masks
 from maskcap.models.segmenter import Segmenter
-from maskcap.models.segments import Questions, RegionTokens, Segment, join_questions
+from maskcap.models.segments import Questions, RegionTokens, join_questions
 from maskcap.models.sequence import build_continuations, build_sequences
 from maskcap.models.token_coverage import fill_unseen, select_tokens, token_coverage
 from maskcap.models.tree_attention import Attention, choose_attention
@@ -32,7 +32,7 @@ from maskcap.vision_tokens.runtime import RuntimeRule
 from maskcap.vision_tokens.settings import Patches, SingleView, Tiling, VisionTokens
 
 
-class MaskCaptionModel(nn.Module):
+class MaskCaptionModel(Asking, nn.Module):
     """A VLM and a segmenter joined by region prompts (mask → caption) and a [SEG] token (caption → mask).
 
     grounding: add the grounding map (on for models without pretraining). vision_tokens: see `settings.py`.
@@ -108,9 +108,15 @@ class MaskCaptionModel(nn.Module):
         global_view = self.vision_tokens.global_view
         return encode_crops(self.vlm, image1, sizes, tilings, rule.geometry, global_view)  # type: ignore[arg-type]
 
-    def encode(self, image1: torch.Tensor, sizes: Sequence[tuple[int, int]] | None = None) -> EncodedImages:
-        """A lazy cache of everything that is computed once an image; sizes as above."""
-        return EncodedImages(self, image1, sizes)
+    def encode(
+        self,
+        images: torch.Tensor,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        groups: Sequence[Sequence[int]] | None = None,
+    ) -> EncodedImages:
+        """A lazy cache of everything that is computed once an image; sizes as above. groups: the images of each prefix,
+        its own first (a video's frames); None: each alone."""
+        return EncodedImages(self, images, sizes, groups)
 
     def region_tokens(
         self, tokens: ImageTokens, mask1: torch.Tensor, region_image: torch.Tensor
@@ -143,81 +149,6 @@ class MaskCaptionModel(nn.Module):
             return coverage(mask1, tokens.grid[0])
         return token_coverage(mask1, tokens.boxes.index_select(0, region_image))
 
-    def describe_questions(
-        self,
-        regions: RegionTokens,
-        region_image: Sequence[int],
-        questions: Sequence[str | None],
-        captions: Sequence[str | Tokens] | None = None,
-        keep_image: bool = True,
-        names: Sequence[str] | None = None,
-        image_states: bool = False,
-    ) -> Questions:
-        """Mask → caption; `captions` None leaves the answers to be generated. names: of the regions, for errors.
-
-        image_states: whether the states at the images' tokens are wanted from the same reading.
-        """
-        prompt = self.vlm.conversation.describe_prompt  # type: ignore[union-attr]
-        segments = [
-            Segment(
-                image,
-                prompt(question),  # type: ignore[operator,arg-type]
-                None if captions is None else [_answer(captions[r])],
-                region=r,
-                keep_image=keep_image,
-                name="" if names is None else names[r],
-            )
-            for r, (image, question) in enumerate(zip(region_image, questions, strict=True))
-        ]
-        return Questions(segments, regions, image_states)
-
-    def spoken_questions(
-        self,
-        phrases: RegionTokens,
-        region_image: Sequence[int],
-        keep_image: bool = True,
-        names: Sequence[str] | None = None,
-        image_states: bool = False,
-    ) -> Questions:
-        """As `phrase_questions`, of phrases that come as embeddings: `features` (Σ n_r, C), n_r tokens each."""
-        conversation = self.vlm.conversation
-        segments = [
-            Segment(
-                image,
-                conversation.spoken_prompt,  # type: ignore[union-attr,arg-type]
-                conversation.segment_answer,  # type: ignore[union-attr,arg-type]
-                region=row,
-                keep_image=keep_image,
-                name="" if names is None else names[row],
-            )
-            for row, image in enumerate(region_image)
-        ]
-        return Questions(segments, phrases, image_states)
-
-    def phrase_questions(
-        self,
-        phrases: Sequence[str],
-        region_image: Sequence[int],
-        keep_image: bool = True,
-        names: Sequence[str] | None = None,
-    ) -> Questions:
-        """Caption → mask: "segment this phrase" and its answer with [SEG].
-
-        The template fixes the answer, so [SEG] is given, not generated: one forward, in training and in evaluation.
-        """
-        conversation = self.vlm.conversation
-        segments = [
-            Segment(
-                image,
-                conversation.segment_prompt(phrase),  # type: ignore[union-attr,arg-type,operator]
-                conversation.segment_answer,  # type: ignore[union-attr,arg-type]
-                keep_image=keep_image,
-                name=f"phrase {phrase!r}" if names is None else names[row],
-            )
-            for row, (image, phrase) in enumerate(zip(region_image, phrases, strict=True))
-        ]
-        return Questions(segments, image_states=self.grounding is not None)
-
     def read(self, encoded: EncodedImages, asked: Sequence[Questions]) -> list[Reading]:
         """Run the language model once over all that was asked; each gets its own part of the reading.
 
@@ -238,7 +169,7 @@ class MaskCaptionModel(nn.Module):
         )
         states = self.vlm.hidden_states(sequences).flatten(0, 1)  # type: ignore[operator]
         if sequences.image_positions.numel():
-            image_states = states.index_select(0, sequences.image_positions)
+            image_states = states.index_select(0, sequences.image_positions.flatten())
             encoded.image_states = image_states.view_as(encoded.tokens.features)
         whole = Reading(states, sequences, 0, len(questions.segments))
         ends = [0]
@@ -246,11 +177,16 @@ class MaskCaptionModel(nn.Module):
             ends.append(ends[-1] + len(part.segments))
         return [whole.part(first, last) for first, last in zip(ends, ends[1:], strict=False)]
 
-    def answer_loss(self, encoded: EncodedImages, reading: Reading) -> torch.Tensor:
-        """Mean cross-entropy of the answers' tokens, scalar float32; only they go through the head."""
+    def answer_losses(self, encoded: EncodedImages, reading: Reading) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean cross-entropy of the answers' tokens, scalar float32, and that of each, (A,) without gradient; only they
+        go through the head."""
         ids = reading.answer_ids
         encoded.work.answers += ids.numel()
-        return answer_loss(reading.answer_states, self.vlm.head_weight, ids)  # type: ignore[arg-type]
+        return answer_losses(reading.answer_states, self.vlm.head_weight, ids)  # type: ignore[arg-type]
+
+    def masks_of(self, encoded: EncodedImages, seg_states: torch.Tensor, region_image: torch.Tensor) -> torch.Tensor:
+        """[SEG] states (R, C) → low-res mask logits (R, M, M), each in the image of that number."""
+        return self.mask_logits(encoded, seg_states, region_image, self.ground(encoded, seg_states, region_image))
 
     def mask_logits(
         self,
@@ -309,13 +245,15 @@ class MaskCaptionModel(nn.Module):
         """Answers to questions without one, token by token from a cache; max_new_tokens: None for the model's own.
 
         rule: what becomes of the logits before the largest is taken. reserve: tokens of the answer that must fit
-        `max_length` too. Keeps `encoded.prefix`, which has no gradient. Raises SequenceTooLongError.
+        `max_length` too. Keeps `encoded.prefix`, which has no gradient; where a prompt leaves the images out, every
+        sequence is read as a whole. Raises SequenceTooLongError.
         """
+        kept = [segment.keep_image for segment in questions.segments]
         sequences = build_continuations(
             self.vlm,  # type: ignore[arg-type]
             questions,
-            encoded.tokens,
-            encoded.prefix if self.packing == "tree" else None,
+            encoded.tokens if any(kept) else None,
+            encoded.prefix if self.packing == "tree" and all(kept) else None,
             max_length=self.max_length,
             reserve=reserve,
         )
@@ -337,9 +275,10 @@ class MaskCaptionModel(nn.Module):
         if not phrases:
             return image1.new_zeros(0, self.segmenter.mask_size, self.segmenter.mask_size)
         encoded = encoded or self.encode(image1, sizes)
-        (reading,) = self.read(encoded, [self.phrase_questions(phrases, region_image.tolist(), names=names)])
-        grounding_map = self.ground(encoded, reading.seg_states, region_image)
-        return self.mask_logits(encoded, reading.seg_states, region_image, grounding_map)
+        images = region_image.tolist()
+        encoded.want_masks(images)
+        (reading,) = self.read(encoded, [self.phrase_questions(phrases, images, names=names)])
+        return self.masks_of(encoded, reading.seg_states, region_image)
 
     def ground(
         self, encoded: EncodedImages, seg_states: torch.Tensor, region_image: torch.Tensor
@@ -357,10 +296,6 @@ def check_goes_with(vlm: nn.Module, vision_tokens: VisionTokens) -> None:
             f"vision_tokens=patches does not go with {type(vlm).__name__}, which has one grid for all images: "
             "use model=qwen2_vl (or qwen2_vl_tiny), or vision_tokens=tiling"
         )
-
-
-def _answer(caption: str | Tokens) -> Words | Tokens:
-    return caption if isinstance(caption, Tokens) else Words(caption)
 
 
 def _region_image(region_image: torch.Tensor | None, regions: int, image1: torch.Tensor) -> torch.Tensor:

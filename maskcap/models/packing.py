@@ -2,9 +2,9 @@
 
 Everything here is numpy on the host. Shapes: N rows, L their length, P tokens of a prefix.
 
-`tree`: one tree an image. Its prefix is read once, a segment attends to the prefix and to itself only, and its
-positions start where the prefix ends: every segment's states equal those of a sequence of its own. Trees are packed
-into rows, and one whose segments do not fit a row's budget is cut into several, each with the prefix.
+`tree`: one tree a prefix, which shows one image or several. It is read once, a segment attends to the prefix and to
+itself only, and its positions start where the prefix ends: every segment's states equal those of a sequence of its own.
+Trees are packed into rows, and one whose segments do not fit a row's budget is cut into several, each with the prefix.
 `none`: every segment is a tree and a row of its own; the published recipes, and the reference of the tests.
 """
 
@@ -17,15 +17,16 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from maskcap.errors import ConfigError
-from maskcap.models.segments import Before, Piece, Segment
+from maskcap.models.pieces import Before, Piece
+from maskcap.models.segments import Segment
 
 Packing = Literal["tree", "none"]
-Kept: TypeAlias = tuple[int, bool]  # an image, and whether its tokens are kept in its prefix
+Kept: TypeAlias = tuple[int, bool]  # a prefix, and whether its images' tokens are kept in it
 
 
 @dataclass(frozen=True)
 class Tree:
-    """A prefix, with or without its image's tokens, and its segments by number; `length` in tokens, all of them."""
+    """A prefix, with or without its images' tokens, and its segments by number; `length` in tokens, all of them."""
 
     image: int
     keep_image: bool
@@ -41,7 +42,7 @@ class Grid:
     token's tree in its row, -1 for padding. branch int64 (N, L): 0 in a prefix, else the number of the segment in its
     tree, from 1.
     segment_starts int64 (S,): index in N·L of each segment's first token.
-    prefixes: (image, whether its tokens are there, index in N·L of the first token) of each tree.
+    prefixes: (prefix, whether its images' tokens are there, index in N·L of the first token) of each tree.
     pairs: (query, key) pairs that the trees' mask allows.
     """
 
@@ -75,16 +76,16 @@ def plan_rows(
     prefix_lengths: Mapping[Kept, int],
     packing: Packing,
     budget: int | None = None,
-    images: int = 0,
+    prefixes: int = 0,
 ) -> list[list[Tree]]:
-    """The rows' trees. prefix_lengths: tokens of each image's prefix with and without its own.
+    """The rows' trees. prefix_lengths: tokens of each prefix with its images' and without.
 
     budget: tokens of a row, None for as many as the largest tree has. A prefix with one segment may be longer; all rows
-    may then be as long. images: how many of them need a prefix with their tokens even if no segment hangs on it.
+    may then be as long. prefixes: how many are needed with their images' tokens even if no segment hangs on them.
     """
     if packing == "none":
         return [[_tree(segments, pieces, prefix_lengths, [number])] for number in range(len(segments))]
-    groups: dict[Kept, list[int]] = {(image, True): [] for image in range(images)}
+    groups: dict[Kept, list[int]] = {(prefix, True): [] for prefix in range(prefixes)}
     for number, segment in enumerate(segments):
         groups.setdefault((segment.image, segment.keep_image), []).append(number)
     trees = []
@@ -109,7 +110,7 @@ def lay_out(
     lengths = [sum(tree.length for tree in row) for row in rows]
     length = max(lengths, default=0)
     ids = np.full((len(rows), length), pad_id, dtype=np.int64)
-    regions = [piece.region[0] for piece in pieces if piece.region is not None]
+    regions = [places for piece in pieces for _, places, _ in piece.regions]
     axes = max([1, *map(len, regions), *(len(before.positions) for before in prefixes.values())])
     positions = np.zeros((axes, *ids.shape), dtype=np.int64)
     tree_of, branch_of = np.full_like(ids, -1), np.zeros_like(ids)

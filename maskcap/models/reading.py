@@ -23,9 +23,19 @@ class Reading:
 
     @property
     def seg_states(self) -> torch.Tensor:
-        """(r, C): the state at [SEG] of the segments that have one, in order."""
+        """(r, C): the states at the [SEG]s, segment by segment, in order."""
         counts = self.sequences.seg_counts
         return self.states.index_select(0, self._span(self.sequences.seg_positions, counts))
+
+    @property
+    def seg_counts(self) -> list[int]:
+        """How many [SEG]s each segment has."""
+        return self.sequences.seg_counts[self.first : self.last]
+
+    @property
+    def answer_counts(self) -> list[int]:
+        """How many tokens each segment's answers have."""
+        return self.sequences.answer_counts[self.first : self.last]
 
     @property
     def answer_states(self) -> torch.Tensor:

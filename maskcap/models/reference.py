@@ -86,7 +86,7 @@ def reference_states(
         else:
             teacher = reference.model
             if not reference.sees_alike:
-                encoded = teacher.encode(encoded.image1, encoded.sizes)
+                encoded = teacher.encode(encoded.images, encoded.sizes, encoded.groups)
         (region_image,) = to_device([torch.tensor(list(images))], mask1.device)
         regions, _ = teacher.region_tokens(encoded.tokens, mask1, region_image)
         questions = teacher.describe_questions(regions, images, [None] * len(images), captions, names=names)

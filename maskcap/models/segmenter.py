@@ -5,6 +5,7 @@ Shapes: B images, R regions, D SAM2's width, n prompt tokens, E image-embedding 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +17,26 @@ from torch.utils.checkpoint import checkpoint
 from maskcap.errors import ConfigError
 from maskcap.losses import TargetResize, at_least_float32
 from maskcap.models.region_prompt import resize_image
+from maskcap.models.transfer import take, to_device
 
 
 @dataclass(frozen=True)
 class SegmenterFeatures:
-    """An encoded batch of images: `embeddings` (B, D, E, E), `high` (B, D/8, 4E, 4E) and (B, D/4, 2E, 2E)."""
+    """An encoded batch of images: `embeddings` (B, D, E, E), `high` (B, D/8, 4E, 4E) and (B, D/4, 2E, 2E).
+
+    rows: where only some images of a batch were encoded, int64, the row of each image of the batch, -1 for the others.
+    """
 
     embeddings: torch.Tensor
     high: tuple[torch.Tensor, torch.Tensor]
+    rows: torch.Tensor | None = None
+
+    def beside(self, other: SegmenterFeatures) -> SegmenterFeatures:
+        """With those of further images of the same batch; both are of some of its images."""
+        assert self.rows is not None and other.rows is not None
+        rows = torch.where(other.rows < 0, self.rows, other.rows + self.embeddings.shape[0])
+        high = torch.cat([self.high[0], other.high[0]]), torch.cat([self.high[1], other.high[1]])
+        return SegmenterFeatures(torch.cat([self.embeddings, other.embeddings]), high, rows)
 
 
 class Segmenter(nn.Module):
@@ -56,13 +69,20 @@ class Segmenter(nn.Module):
         model.mask_decoder.dynamic_multimask_via_stability = False
         model.vision_encoder.neck.position_encoding = _NoPositions()
 
-    def encode(self, image1: torch.Tensor) -> SegmenterFeatures:
+    def encode(self, image1: torch.Tensor, wanted: Sequence[int] | None = None) -> SegmenterFeatures:
         """(B, 3, H, W) ImageNet-normalised (SAM2's own normalisation) → features. Encoded once for all regions.
+
+        wanted: numbers of the images to encode, ascending; None: all. The others' regions cannot be decoded.
 
         An encoder whose parameters are all frozen runs without autograd; `no_memory_embedding` and the mask decoder's
         convolutions of the high-resolution maps, which come after it, keep theirs. If anything in the encoder trains
         (its neck, say), autograd itself leaves out what lies before.
         """
+        if wanted is not None and list(wanted) != list(range(len(image1))):
+            rows = torch.full((len(image1),), -1)
+            rows[list(wanted)] = torch.arange(len(wanted))
+            features = self.encode(take(image1, wanted))
+            return SegmenterFeatures(features.embeddings, features.high, to_device([rows], image1.device)[0])
         sam = self.model
         trains = image1.requires_grad or any(weight.requires_grad for weight in sam.vision_encoder.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
@@ -83,6 +103,8 @@ class Segmenter(nn.Module):
         region_image int64 (R,); sparse (R, n, D): prompt embeddings; dense_map (R, m, m): logits of a coarse mask,
         resized to the native (M, M) mask prompt; None takes SAM2's learned "no mask".
         """
+        if features.rows is not None:
+            region_image = features.rows.index_select(0, region_image)
         rows = self.decode_chunk or region_image.shape[0]
         if region_image.shape[0] <= rows:
             return self._decode(features, region_image, sparse, dense_map)

@@ -17,18 +17,8 @@ import torch
 
 from maskcap.models.conversation import REGION_SLOT, SEG
 from maskcap.models.packing import Grid, Kept, Packing, Tree, lay_out, plan_rows
-from maskcap.models.segments import (
-    Before,
-    Piece,
-    Questions,
-    RegionTokens,
-    Segment,
-    check_lengths,
-    image_slot,
-    pieces_of,
-    prefix_ids,
-    prefixes_of,
-)
+from maskcap.models.pieces import Before, Piece, pieces_of, prefixes_of
+from maskcap.models.segments import Questions, RegionTokens, Segment, check_lengths
 from maskcap.models.transfer import to_device
 from maskcap.models.tree_attention import TreeMask
 from maskcap.vision_tokens.limits import Template, check_fits
@@ -40,10 +30,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Prefix:
-    """The prefixes of B images as the language model read them, to generate from.
+    """Prefixes as the language model read them, to generate from.
 
-    keys, values: one (B, heads, P, width) tensor a layer. states (B, T, C): last hidden states at the image tokens.
-    mask int64 (B, P): 1 for what was read, 0 for the padding on the left of shorter prefixes.
+    keys, values: one (prefixes, heads, P, width) tensor a layer. states (B, T, C): last hidden states at the images'
+    tokens. mask int64 (prefixes, P): 1 for what was read, 0 for the padding on the left of shorter prefixes.
     """
 
     keys: list[torch.Tensor]
@@ -65,10 +55,10 @@ class Sequences:
     attention: int64 (N, L), 1 for real tokens, of rows that are plain causal sequences; a TreeMask of packed trees.
     answer_positions int64 (A,): indices in N·L of the states that predict the answers' tokens, segment by segment;
     answer_ids int64 (A,): these tokens, the labels of the caption loss; answer_counts: tokens of each segment's answer.
-    seg_positions: index in N·L of each segment's [SEG], in order, of those that have one; seg_counts: 0 or 1 each.
-    image_positions int64 (B·T,): indices in N·L of every image's tokens, in image order, 0 for the padding of images
-    with fewer; empty unless asked for.
-    prefix, of_images int64 (N,): the rows hold segments alone, each goes on from the prefix of its image.
+    seg_positions: indices in N·L of the answers' [SEG]s, segment by segment; seg_counts: how many each has.
+    image_positions int64 (B, T): indices in N·L of every image's tokens, 0 for the padding of images with fewer; empty
+    unless asked for.
+    prefix, of_prefixes int64 (N,): the rows hold segments alone, each goes on from one of these.
     """
 
     inputs_embeds: torch.Tensor
@@ -81,7 +71,7 @@ class Sequences:
     seg_counts: list[int]
     image_positions: torch.Tensor
     prefix: Prefix | None = None
-    of_images: torch.Tensor | None = None
+    of_prefixes: torch.Tensor | None = None
 
 
 def build_sequences(
@@ -101,7 +91,6 @@ def build_sequences(
     its prefix.
     """
     segments = questions.segments
-    images = len(tokens.layouts) if tokens is not None else 0
     prefixes = _prefixes(vlm, tokens, segments)
     before = _lengths(prefixes)
     pieces = pieces_of(vlm, segments, questions.regions)
@@ -110,27 +99,27 @@ def build_sequences(
         for segment, piece in zip(segments, pieces, strict=True)
     ]
     _check_lengths(segments, lengths, max_length, tokens)
-    needed = images if questions.image_states and packing == "tree" else 0
+    image_states = questions.image_states and packing == "tree" and tokens is not None
+    needed = len(tokens.shown) if image_states and tokens is not None else 0
     rows = plan_rows(segments, pieces, before, packing, token_budget, needed)
     grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id)
     _count(work, grid)
-    return _on_device(vlm, _Host(grid, pieces, packing, needed), questions, tokens)
+    return _on_device(vlm, _Host(grid, pieces, prefixes, packing, image_states), questions, tokens)
 
 
 def build_prefixes(vlm: VLM, tokens: ImageTokens, work: Work | None = None) -> Sequences:
-    """One left-padded row an image that holds the prefix alone; `image_positions` are its image tokens."""
+    """One left-padded row a prefix that holds it alone; `image_positions` are those of all images."""
     prefixes = _prefixes(vlm, tokens, [])
-    images = len(tokens.layouts)
-    rows = [[Tree(image, True, (), len(prefixes[image, True].ids))] for image in range(images)]
+    rows = [[Tree(prefix, True, (), len(prefixes[prefix, True].ids))] for prefix in range(len(tokens.shown))]
     grid = lay_out(rows, [], prefixes, vlm.tokenizer.pad_token_id, padding="left")
     _count(work, grid)
-    return _on_device(vlm, _Host(grid, [], "none", images), Questions(), tokens)
+    return _on_device(vlm, _Host(grid, [], prefixes, "none", True), Questions(), tokens)
 
 
 def build_continuations(
     vlm: VLM,
     questions: Questions,
-    tokens: ImageTokens,
+    tokens: ImageTokens | None,
     prefix: Prefix | None,
     *,
     max_length: int | None = None,
@@ -138,40 +127,45 @@ def build_continuations(
 ) -> Sequences:
     """Left-padded rows to generate from, one a segment: whole sequences, or segments that go on from `prefix`.
 
-    reserve: tokens of what will be generated that count against `max_length` too. Raises
-    SequenceTooLongError as `build_sequences`.
+    tokens: of the images; None where no segment keeps them. prefix: with the images' tokens, so that all segments keep
+    them. reserve: tokens of what will be generated that count against `max_length` too. Raises SequenceTooLongError as
+    `build_sequences`.
     """
     segments = questions.segments
     whole = _prefixes(vlm, tokens, segments)
     pieces = pieces_of(vlm, segments, questions.regions)
     lengths = [
-        len(whole[s.image, True].ids) + len(piece.ids) + reserve for s, piece in zip(segments, pieces, strict=True)
+        len(whole[segment.image, segment.keep_image].ids) + len(piece.ids) + reserve
+        for segment, piece in zip(segments, pieces, strict=True)
     ]
     _check_lengths(segments, lengths, max_length, tokens)
     prefixes = whole if prefix is None else {kept: before.cached() for kept, before in whole.items()}
     rows = plan_rows(segments, pieces, _lengths(prefixes), "none")
     grid = lay_out(rows, pieces, prefixes, vlm.tokenizer.pad_token_id, padding="left")
-    sequences = _on_device(vlm, _Host(grid, pieces, "none", 0), questions, tokens if prefix is None else None)
+    host = _Host(grid, pieces, prefixes, "none", False)
+    sequences = _on_device(vlm, host, questions, tokens if prefix is None else None)
     if prefix is None:
         return sequences
-    images = torch.tensor([segment.image for segment in segments])
-    (of_images,) = to_device([images], sequences.inputs_embeds.device)
-    return replace(sequences, prefix=prefix, of_images=of_images)
+    numbers = torch.tensor([segment.image for segment in segments])
+    (of_prefixes,) = to_device([numbers], sequences.inputs_embeds.device)
+    return replace(sequences, prefix=prefix, of_prefixes=of_prefixes)
 
 
 @dataclass(frozen=True)
 class _Host:
-    """What is worked out before anything is on the device; image_states: of how many images they are wanted."""
+    """What is worked out before anything is on the device; image_states: whether they are wanted."""
 
     grid: Grid
     pieces: list[Piece]
+    prefixes: dict[Kept, Before]
     packing: Packing
-    image_states: int
+    image_states: bool
 
 
 def _prefixes(vlm: VLM, tokens: ImageTokens | None, segments: Sequence[Segment]) -> dict[Kept, Before]:
-    """Each image's prefix with its tokens and without."""
-    return prefixes_of(vlm, tokens.layouts if tokens is not None else (), {segment.image for segment in segments})
+    """Each prefix with its images' tokens and without."""
+    layouts, shown = (tokens.layouts, tokens.shown) if tokens is not None else ((), ())
+    return prefixes_of(vlm, layouts, shown, {segment.image for segment in segments})
 
 
 def _lengths(prefixes: dict[Kept, Before]) -> dict[Kept, int]:
@@ -185,7 +179,8 @@ def _check_lengths(
     if max_length is not None and max(lengths, default=0) > max_length and tokens is not None and tokens.geometry:
         worst = max(range(len(lengths)), key=lengths.__getitem__)
         layout, name = tokens.layouts[segments[worst].image], segments[worst].name or f"segment {worst}"
-        if segments[worst].keep_image and layout.tiling is not None:
+        alone = len(tokens.shown[segments[worst].image]) == 1
+        if segments[worst].keep_image and alone and layout.tiling is not None:
             template, whole = Template(0, 0), layout.has_global_view
             check_fits(lengths[worst], max_length, name, *layout.tiling, tokens.geometry, template, whole)
     check_lengths(segments, lengths, max_length)
@@ -202,21 +197,22 @@ def _on_device(vlm: VLM, host: _Host, questions: Questions, tokens: ImageTokens 
     """Copy the grid over in one piece and put images and regions into its embeddings."""
     grid, pieces = host.grid, host.pieces
     find = vlm.tokenizer.convert_tokens_to_ids
-    region_at, _ = _inside(grid, pieces, find(REGION_SLOT), before_answer=True)
-    seg_at, seg_counts = _inside(grid, pieces, find(SEG), before_answer=False)
-    answer_at, answer_counts = _answers(grid, pieces)
-    image_at, image_rows, states_at = _image_slots(vlm, grid, tokens, host.image_states)
+    slot, seg = find(REGION_SLOT), find(SEG)
+    region_at, _ = _places(grid, [(piece.ids == slot) & ~piece.learned for piece in pieces])
+    seg_at, seg_counts = _places(grid, [(piece.ids == seg) & piece.learned for piece in pieces])
+    answer_at, answer_counts = _places(grid, [piece.learned for piece in pieces])
+    image_at, image_rows, states_at = _image_slots(host, tokens)
     tree = [grid.tree, grid.branch] if host.packing == "tree" else [(grid.tree >= 0).astype(np.int64)]
     arrays = [grid.ids, grid.positions, answer_at - 1, grid.ids.reshape(-1)[answer_at], seg_at, states_at]
     arrays += [image_at, image_rows, region_at, *tree]
     device = next(vlm.parameters()).device  # type: ignore[attr-defined]
     copied = to_device([torch.from_numpy(array) for array in arrays], device)
     ids, positions, answer_positions, answer_ids, seg_positions, image_positions, *rest = copied
-    slots, image_row, region_slots, *mask = rest
+    image_slots, image_row, region_slots, *mask = rest
     embeds_NLC = vlm.embed(ids)
     flat = embeds_NLC.flatten(0, 1)
     if tokens is not None and image_at.size:
-        flat = flat.index_copy(0, slots, tokens.features.flatten(0, 1).index_select(0, image_row).to(flat.dtype))
+        flat = flat.index_copy(0, image_slots, tokens.features.flatten(0, 1).index_select(0, image_row).to(flat.dtype))
     if questions.regions is not None and region_at.size:
         flat = flat.index_copy(0, region_slots, _region_rows(questions.segments, questions.regions).to(flat.dtype))
     return Sequences(
@@ -232,43 +228,37 @@ def _on_device(vlm: VLM, host: _Host, questions: Questions, tokens: ImageTokens 
     )
 
 
-def _inside(grid: Grid, pieces: Sequence[Piece], token: int, *, before_answer: bool) -> tuple[np.ndarray, list[int]]:
-    """Indices in N·L of a special token in the segments' prompts, or answers, segment by segment; how many in each."""
-    found = []
-    for start, piece in zip(grid.segment_starts, pieces, strict=True):
-        first, last = (0, piece.answer) if before_answer else (piece.answer, len(piece.ids))
-        found.append(start + first + np.flatnonzero(piece.ids[first:last] == token))
+def _places(grid: Grid, wanted: Sequence[np.ndarray]) -> tuple[np.ndarray, list[int]]:
+    """Indices in N·L of the wanted tokens of each segment, bool (n,), segment by segment; how many in each."""
+    found = [start + np.flatnonzero(each) for start, each in zip(grid.segment_starts, wanted, strict=True)]
     return _joined(found), [len(part) for part in found]
 
 
-def _answers(grid: Grid, pieces: Sequence[Piece]) -> tuple[np.ndarray, list[int]]:
-    """Indices in N·L of the answers' tokens, segment by segment; how many in each."""
-    found = [
-        np.arange(start + piece.answer, start + len(piece.ids))
-        for start, piece in zip(grid.segment_starts, pieces, strict=True)
-    ]
-    return _joined(found), [len(part) for part in found]
-
-
-def _image_slots(
-    vlm: VLM, grid: Grid, tokens: ImageTokens | None, image_states: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices in N·L of all image slots, the row of the features (B·T) that stands in each, and the indices of every
-    image's first copy, in image order and padded, where its states are wanted."""
-    counts = tokens.counts if tokens is not None else []
-    kept = [(image, start) for image, keep, start in grid.prefixes if keep and counts]
-    first = {image: start for image, start in reversed(kept)}
-    before = int((prefix_ids(vlm, 1) == image_slot(vlm)).argmax())  # the slots follow each other
+def _image_slots(host: _Host, tokens: ImageTokens | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices in N·L of all image slots, the row of the features (B·T) that stands in each, and (B, T) the indices of
+    every image's first copy, padded, where its states are wanted."""
+    if tokens is None:
+        return _joined([]), _joined([]), np.zeros((0, 0), dtype=np.int64)
+    counts, shown = tokens.counts, tokens.shown
     longest = max(counts, default=0)
-    at = _joined([start + before + np.arange(counts[image]) for image, start in kept])
-    rows = _joined([image * longest + np.arange(counts[image]) for image, _ in kept])
-    states = [np.pad(first[i] + before + np.arange(counts[i]), (0, longest - counts[i])) for i in range(image_states)]
-    return at, rows, _joined(states)
+    copies = [
+        (image, at + start)
+        for prefix, keep, at in host.grid.prefixes
+        if keep
+        for image, start in zip(shown[prefix], host.prefixes[prefix, True].starts, strict=True)
+    ]
+    at = _joined([start + np.arange(counts[image]) for image, start in copies])
+    rows = _joined([image * longest + np.arange(counts[image]) for image, _ in copies])
+    first = dict(reversed(copies)) if host.image_states else {}
+    states = np.zeros((len(first), longest), dtype=np.int64)
+    for image, start in first.items():
+        states[image, : counts[image]] = start + np.arange(counts[image])
+    return at, rows, states
 
 
 def _region_rows(segments: Sequence[Segment], regions: RegionTokens) -> torch.Tensor:
     """Region tokens in the order in which the segments use them."""
-    used = [segment.region for segment in segments if segment.region is not None]
+    used = [region for segment in segments for region in segment.regions]
     if used == list(range(len(regions.counts))):
         return regions.features
     parts = regions.features.split(regions.counts)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from maskcap.data.checks.walk import SourceReport
 
 _WIDTH = 132  # where the output is no terminal
+_FURTHER = ("turns", "answer_phrases", "videos", "without_image", "empty_by_right")
 
 
 def print_report(reports: Mapping[str, SourceReport], folder: Path) -> None:
@@ -50,15 +51,18 @@ def _sources(reports: Mapping[str, SourceReport]) -> Table:
 
     table = Table(title="Records", title_justify="left", header_style="bold")
     table.add_column("source", overflow="fold")
-    names = ("records", "bad", "files", "images", "regions", "captions", "masks", "vanish on the grid")
-    for name in names:
+    whole = merged(report.statistics for report in reports.values()).counts
+    further = [name for name in _FURTHER if whole[name]]  # a column more only where there is something to tell
+    heads = [name.replace("_", " ") for name in further]
+    for name in ("records", "bad", "files", "images", "regions", "captions", "masks", "vanish on the grid", *heads):
         table.add_column(name, justify="right")
     for name, report in reports.items():
         counts = report.statistics.counts
         masks, vanish = counts["masks"] - counts["empty_masks"], counts["vanish_on_grid"]
         share = f"{vanish} ({vanish / masks:.1%})" if masks else "0"
         shown = (counts["records"], counts["bad_records"], report.files, counts["images"], counts["regions"])
-        table.add_row(Text(name), *map(str, shown), str(counts["captions"]), str(counts["masks"]), share)
+        words = str(counts["captions"]), str(counts["masks"]), share
+        table.add_row(Text(name), *map(str, shown), *words, *(str(counts[column]) for column in further))
     return table
 
 

@@ -1,4 +1,4 @@
-"""The picture of a data check: sizes, shapes, regions, masks and captions of every source, made without pyplot."""
+"""The picture of a data check: sizes, shapes, regions, masks and words of every source, made without pyplot."""
 
 from __future__ import annotations
 
@@ -48,6 +48,12 @@ _PANELS = (
     _Panel("captions_per_region", "captions of a region", "captions", "regions", whole=True, log=False),
     _Panel("caption_words", "caption length", "words", "captions", whole=True, log=False),
 )
+_FURTHER = (  # drawn where there are any
+    _Panel("turns_per_record", "turns of a conversation", "turns", "records", whole=True, log=False),
+    _Panel("answer_words", "answer length", "words", "answers", whole=True, log=False),
+    _Panel("phrases_per_answer", "phrases with a mask", "phrases", "answers", whole=True, log=False),
+    _Panel("frames_per_record", "frames of a video", "frames", "videos", whole=True, log=False),
+)
 
 
 def histograms_figure(sources: Mapping[str, Statistics], grid: int = 16) -> Figure:
@@ -58,16 +64,18 @@ def histograms_figure(sources: Mapping[str, Statistics], grid: int = 16) -> Figu
     from matplotlib.figure import Figure
 
     whole = merged(sources.values())
-    rows = -(-(len(_PANELS) + 1) // _COLUMNS)
+    further = [panel for panel in _FURTHER if whole.histograms[panel.name].count]
+    panels = [*_PANELS, *further]
+    rows = -(-(len(panels) + 1) // _COLUMNS)
     figure = Figure(figsize=(4.1 * _COLUMNS, 3.4 * rows + 0.5), dpi=110, facecolor="white", layout="constrained")
     shown = dict(sources) if len(sources) <= len(PALETTE) else {f"all {len(sources)} sources": whole}
-    for place, panel in enumerate(_PANELS, start=1):
+    for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, _COLUMNS, place)
         _style(axes, panel.title)
         _draw(axes, panel, whole.histograms[panel.name], {n: s.histograms[panel.name] for n, s in shown.items()})
         if panel.name == "mask_area":
             _mark_cell(axes, whole, grid)
-    _draw_reasons(figure.add_subplot(rows, _COLUMNS, len(_PANELS) + 1), whole)
+    _draw_reasons(figure.add_subplot(rows, _COLUMNS, len(panels) + 1), whole)
     if len(shown) > 1:
         handles, labels = figure.axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=9, labelcolor=INK)

@@ -19,7 +19,11 @@ def check_words(loops: Mapping[str, Loop], datamodule: Any, idle: Mapping[str, L
     """
     if datamodule is None or not hasattr(datamodule, "has_phrases"):
         return
-    having = {"captions": datamodule.has_captions("train"), "phrases": datamodule.has_phrases("train")}
+    having = {
+        "captions": datamodule.has_captions("train"),
+        "phrases": datamodule.has_phrases("train"),
+        "turns": datamodule.has_turns("train"),
+    }
     sources = list(having["captions"])
     for name, loop in loops.items():
         if loop.needs is not None and not any(having[loop.needs].values()):
@@ -44,10 +48,16 @@ def check_words(loops: Mapping[str, Loop], datamodule: Any, idle: Mapping[str, L
             )
 
 
-_WORDS = {"captions": "captions", "phrases": "phrases, captions that single their region out"}
+_WORDS = {
+    "captions": "captions",
+    "phrases": "phrases, captions that single their region out",
+    "turns": "conversations",
+}
 
 
 def _advice(having: Mapping[str, Mapping[str, bool]], sources: Sequence[str]) -> str:
+    if any(having["turns"][source] for source in sources):
+        return f"data source(s) {list(sources)} have conversations: use loops=dialogue or loops=all"
     if any(having["captions"][source] for source in sources):
         return (
             f"the captions of data source(s) {list(sources)} are none (yes or no, a class, an answer): use "

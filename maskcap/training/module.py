@@ -18,6 +18,7 @@ from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.work import Work
 from maskcap.training.checkpoints.frozen import fill_in_frozen, frozen_sources
 from maskcap.training.checkpoints.random_states import gather_random_states, restore_random_states
+from maskcap.training.entry_losses import EntryLosses
 from maskcap.training.faults.memory import OnOutOfMemory, batch_named
 from maskcap.training.faults.nonfinite import OnNonFinite
 from maskcap.training.faults.splitting import split_step
@@ -26,7 +27,7 @@ from maskcap.training.loop_checks import check_words
 from maskcap.training.optimizers import AdamW, WarmupCosine
 from maskcap.training.step_logs import log_step
 from maskcap.training.strategies import is_sharded
-from maskcap.training.used_images import only_images, used_images
+from maskcap.training.used_images import only_images, used_images, with_stand_in
 from maskcap.training.validation import Validation
 
 
@@ -70,6 +71,8 @@ class MaskCaptionModule(GuardedSteps):
         self._batches_seen = 0  # by each rank, over epochs and resumes
         self._world, self._sharded = 1, False
         self._random_states: Sequence[Mapping[str, Any]] | None = None  # loaded, not yet restored
+        self.entry_losses: EntryLosses | None = None  # of a mixture of several sources
+        self._saved_entry_losses: Mapping[str, Any] | None = None
         self.last_work: Work | None = None  # of the last training step, for callbacks
         self.last_tokens: list[tuple[int, int]] = []  # of the last batch, `EncodedImages.token_costs`
         self.last_images: list[int] | None = None  # of the last training batch, those that a loop learned from
@@ -116,6 +119,11 @@ class MaskCaptionModule(GuardedSteps):
         """Reads the length of the run once: Lightning's estimate walks the loaders."""
         self._total_steps = max(1, int(self.trainer.estimated_stepping_batches))
         self._world, self._sharded = self.trainer.world_size, is_sharded(self.trainer)
+        entries = list(getattr(getattr(self.trainer, "datamodule", None), "train_sources", ()))
+        weights = {name: loop.weight for name, loop in self.active_loops.items()}
+        self.entry_losses = EntryLosses(entries, weights, self.device) if len(entries) > 1 else None
+        if self.entry_losses is not None and self._saved_entry_losses is not None:
+            self.entry_losses.load_state_dict(self._saved_entry_losses)
 
     def on_train_start(self) -> None:
         """Restores the random states, and gives the training loader its restored place: Lightning passes it over when
@@ -131,6 +139,8 @@ class MaskCaptionModule(GuardedSteps):
         checkpoint["batches_seen"] = self._batches_seen
         checkpoint["random_states"] = gather_random_states()
         checkpoint["frozen_sources"] = frozen_sources(self)
+        if self.entry_losses is not None:
+            checkpoint["entry_losses"] = self.entry_losses.state_dict()
         states = {name: state for name, loop in self.loops.items() if (state := loop.state_dict())}
         if states:
             checkpoint["loop_states"] = states  # "loops" is Lightning's own
@@ -139,6 +149,7 @@ class MaskCaptionModule(GuardedSteps):
         """Goes on from there. Raises CheckpointError when frozen weights that it does not hold differ from these."""
         fill_in_frozen(checkpoint, self)
         self._random_states = checkpoint.get("random_states")
+        self._saved_entry_losses = checkpoint.get("entry_losses")
         self._batches_seen = int(checkpoint.get("batches_seen", checkpoint.get("global_step", 0)))
         for name, state in checkpoint.get("loop_states", {}).items():
             if name in self.loops:
@@ -154,11 +165,12 @@ class MaskCaptionModule(GuardedSteps):
         if self._world > 1:
             own = np.random.SeedSequence([seed % 2**64, self.global_rank + 1]).generate_state(1)
             noise = torch.Generator().manual_seed(int(own[0]))
-        encoded = self.model.encode(batch.image1, batch.sizes)
+        encoded = self.model.encode(batch.images, batch.image_sizes, batch.groups)
         ranks = None
         if self._world > 1:
             ranks = GlobalBatch(self.device, padding=batch.all_padding, stand_ins=self._sharded)
-        return StepContext(encoded, self._progress, self.curriculum, generator, noise, ranks)
+        by_entry = self.entry_losses is not None
+        return StepContext(encoded, self._progress, self.curriculum, generator, noise, ranks, by_entry)
 
     @property
     def _progress(self) -> float:
@@ -168,6 +180,8 @@ class MaskCaptionModule(GuardedSteps):
         """Weighted sum of the loops' losses; each part is logged as train/<loop>/<part>."""
         self.last_images = used_images(batch, self.active_loops.values(), self._progress)
         batch = only_images(batch, self.last_images)
+        if self._sharded and not batch.region_ids:
+            batch = with_stand_in(batch)
         self.begin_step(batch)
         if self.splits:
             first = batch_idx % self.trainer.accumulate_grad_batches == 0
@@ -176,7 +190,7 @@ class MaskCaptionModule(GuardedSteps):
         else:
             with batch_named(batch):
                 total, outputs = self.step_losses(batch, self.step_context(batch))
-            log_step(self, outputs, total, len(batch.keys), batch.all_padding)
+            log_step(self, outputs, total, len(batch.keys), batch.all_padding, self.entry_losses)
             self.note_batch(batch.keys, total, outputs)
         self._batches_seen += 1  # here, so that a checkpoint at the end of this batch counts it
         return total

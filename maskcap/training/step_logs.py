@@ -9,17 +9,28 @@ import torch
 
 from maskcap.loops.global_batch import gather_logs
 from maskcap.loops.outputs import LoopOutput
+from maskcap.training.entry_losses import EntryLosses
 from maskcap.training.ranks import sum_over_ranks, world_size
 
 
 def log_step(
-    module: L.LightningModule, outputs: Mapping[str, LoopOutput], total: torch.Tensor, size: int, padding: bool = False
+    module: L.LightningModule,
+    outputs: Mapping[str, LoopOutput],
+    total: torch.Tensor,
+    size: int,
+    padding: bool = False,
+    entry_losses: EntryLosses | None = None,
 ) -> None:
-    """Logs train/<loop>/<part> and train/loss, the same on every rank; every rank must call it.
+    """Logs train/<loop>/<part>, train/source/<entry> and train/loss, the same on every rank; every rank must call it.
 
-    size: images of this rank's batch. padding: they count nothing. With several ranks the parts are logged at the steps
-    alone that the loggers write down: they are gathered by name, since a rank without phrases has none of theirs.
+    size: images of this rank's batch. padding: they count nothing. entry_losses: gathers those of the mixture's
+    entries, which are means over the steps since the loggers last wrote. With several ranks the parts are logged at the
+    steps alone that the loggers write down: they are gathered by name, since a rank without phrases has none of theirs.
     """
+    if entry_losses is not None:
+        entry_losses.add({} if padding else outputs)
+        if writes_down(module.trainer) and not module.trainer.fit_loop.epoch_loop._should_accumulate():
+            _write(module.trainer, entry_losses.take())
     if world_size() == 1:
         for name, output in outputs.items():
             for part, value in output.logs.items():
@@ -28,6 +39,13 @@ def log_step(
         for name, value in gather_logs(outputs, padding).items():
             module.log(f"train/{name}", value, prog_bar=name.endswith("/loss"), batch_size=size)
     module.log("train/loss", sum_over_ranks(total.detach()) / world_size(), batch_size=size)
+
+
+def _write(trainer: L.Trainer, values: Mapping[str, float]) -> None:
+    """To the loggers, past Lightning's own, which writes a value again at every step until there is a new one."""
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+    for logger in trainer.loggers if values else ():
+        logger.log_metrics({f"train/{name}": value for name, value in values.items()}, step=step)
 
 
 def writes_down(trainer: L.Trainer) -> bool:

@@ -3,16 +3,16 @@
 Masks are scored at S × S, the whole image resized (aspect ratio not kept), not at the original size: see
 `metrics/masks.py` for what that changes. Each Prediction holds the original size.
 
-Shapes: R regions of a batch, S = image_size.
+Shapes: B samples and R regions of a batch, S = image_size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TypeAlias
+from itertools import islice
+from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -24,20 +24,18 @@ from maskcap.metrics.meteor import Meteor
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.encoded import EncodedImages
 from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.training.validation_answers import AnswerRow, AnswerScores
+from maskcap.training.validation_pictures import Picture, Shown, pictures_of, shows_more
 from maskcap.training.validation_rows import (
-    OWN_WORDS,
     PREFIXES,
     Row,
     add_masks,
     blank_rows,
     caption_counts,
-    frame_of,
     merge_ranks,
+    says_something,
     suffix,
 )
-
-Picture: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, Prediction]
-Shown: TypeAlias = tuple[torch.Tensor, Prediction]  # a predicted mask bool (S, S) on the CPU, its row
 
 
 class Validation:
@@ -46,8 +44,9 @@ class Validation:
     Metric names: `caption_…` for captions (`caption_truncated`: the share that was cut at the model's limit), `miou`,
     `ciou`, … for masks of phrases, `prompt_miou`, … for masks of points and boxes, `cycle_miou`, … for masks of the
     model's own captions, `cross_frame_miou`, … for those in the other frame, `cycle_distinct` and `cycle_words` of the
-    captions of both; each with the set's suffix. describe_sets: see MaskCaptionModule. In a distributed run images
-    that only pad a rank's batches are passed over.
+    captions of both, `answer_…` and `gcg_…` for answers (see AnswerScores); each with the set's suffix. A phrase's mask
+    in each frame of a video counts by itself. describe_sets: see MaskCaptionModule. In a distributed run images that
+    only pad a rank's batches are passed over.
     """
 
     def __init__(
@@ -77,31 +76,41 @@ class Validation:
         self._gathered = False
         self.pictures: list[Picture] = []
         self.captions = {name: CaptionMetrics(meteor=self._meteor) for name in self.set_names}
+        self.answers = {name: AnswerScores(self._meteor) for name in self.set_names}
         self.masks = {(prefix, name): MaskMetrics() for prefix in PREFIXES.values() for name in self.set_names}
 
     @torch.no_grad()
     def update(self, model: MaskCaptionModel, batch: Batch, set_index: int) -> EncodedImages:
         """Predict and score one batch of set `set_index`; returns what was computed of its images."""
         name = self.set_names[set_index]
-        encoded = model.encode(batch.image1, batch.sizes)
-        images = batch.images_of(range(len(batch.region_ids)))
-        padding = {r for r, image in enumerate(images) if batch.is_padding(image)}
+        encoded = model.encode(batch.images, batch.image_sizes, batch.groups)
+        owners = batch.images_of(range(len(batch.region_ids)))
+        filling = {image for image in range(len(batch.keys)) if batch.is_padding(image)}
+        padding = {r for r, image in enumerate(owners) if image in filling}
         found = blank_rows(batch, name)
         shown: dict[int, Shown] = {}
+        answers: dict[int, AnswerRow] = {}
         for loop in self.loops.values():
             if not self._runs(loop, batch, name):
                 continue
             # padding is predicted too: sharded models need every rank in every forward
-            prediction = loop.predict(model, batch, encoded).without(padding)
+            prediction = loop.predict(model, batch, encoded).without(padding, filling)
             if prediction.captions is not None:
                 self._add_captions(prediction, batch, name, found)
             if prediction.mask_logits is not None:
                 metric = self.masks[PREFIXES[prediction.score], name]
                 for r, scored in add_masks(prediction, batch, metric, found).items():
-                    if r not in shown or _shows_more(scored[1], shown[r][1]):
+                    if r not in shown or shows_more(scored[1], shown[r][1]):
                         shown[r] = scored
-        self._add_pictures(batch, found, shown, padding)
-        kept = [(images[r], row) for r, rows in enumerate(found) if r not in padding for row in rows]
+            if prediction.answers is not None:
+                answers |= self.answers[name].update(prediction.answers, batch, name, found)
+        room = max(self.picture_count - len(self.pictures), 0)
+        self.pictures += islice(pictures_of(batch, found, shown, answers), room)
+        kept = [(image, answer.row) for image, answer in answers.items()]
+        for r, rows in enumerate(found):
+            if r not in padding and (owners[r] not in answers or rows[0].score or says_something(rows[0])):
+                kept += [(owners[r], row) for row in rows]
+        kept.sort(key=lambda row: row[0])
         self._rows += [(set_index, self._images[set_index] + image, row) for image, row in kept]
         self.predictions += [row for _, row in kept]
         self._images[set_index] += len(batch.keys)
@@ -122,6 +131,9 @@ class Validation:
         for name, metric in self.captions.items():
             metric.sync()
             values |= {f"{key}{suffix(name)}": value for key, value in metric.compute().items()}
+        for name, scores in self.answers.items():
+            scores.sync()
+            values |= {f"{key}{suffix(name)}": value for key, value in scores.compute().items()}
         for (prefix, name), metric in self.masks.items():
             metric.sync()
             scores = metric.compute()
@@ -132,11 +144,13 @@ class Validation:
     def _runs(self, loop: Loop, batch: Batch, name: str) -> bool:
         if loop.generates and self.describe_sets is not None and name not in self.describe_sets:
             return False
-        if loop.needs is None:
-            return True
+        if loop.needs == "turns":
+            return any(batch.turns)
         if loop.needs == "phrases":
             return any(batch.phrases)
-        return any(caption is not None for caption in batch.caption)
+        if loop.needs == "captions":
+            return any(caption is not None for caption in batch.caption)
+        return bool(batch.region_ids)
 
     def _add_captions(self, prediction: LoopPrediction, batch: Batch, name: str, found: list[list[Prediction]]) -> None:
         """A region's first caption counts; another loop's caption of it is passed over."""
@@ -148,23 +162,3 @@ class Validation:
                 found[r][0] = replace(found[r][0], predicted_caption=text, truncated=cut)
                 scored += [(r, text)] if batch.references[r] else []
         self.captions[name].update([text for _, text in scored], [batch.references[r] for r, _ in scored])
-
-    def _add_pictures(
-        self, batch: Batch, found: list[list[Prediction]], shown: dict[int, Shown], padding: set[int]
-    ) -> None:
-        """The frame that the shown mask is of, with the caption on the region's first row."""
-        room = self.picture_count - len(self.pictures)
-        for r in [r for r in range(len(batch.region_ids)) if r not in padding][: max(room, 0)]:
-            mask, row = shown.get(r, (None, found[r][0]))
-            image, true = frame_of(batch, r, row.score)
-            said = found[r][0].predicted_caption
-            if said is None and row.score in OWN_WORDS:
-                said = row.phrase
-            row = replace(row, predicted_caption=said, truncated=found[r][0].truncated)
-            self.pictures.append((image, true, None if mask is None else mask.numpy(), row))
-
-
-def _shows_more(new: Prediction, old: Prediction) -> bool:
-    """Whether a region's picture shows this mask instead of an earlier one: of a region without a caption, what the
-    model's own caption finds rather than what the true box does."""
-    return new.caption is None and new.score in OWN_WORDS and old.score == "prompts"

@@ -1,6 +1,6 @@
 """The rows of a validation: one Prediction for each region and for every further mask of it; what is counted of them.
 
-Shapes: R regions of a batch, r of them predicted, S = image_size, M low-res mask side.
+Shapes: B samples and R regions of a batch, r masks predicted, S = image_size.
 """
 
 from __future__ import annotations
@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-from maskcap.data.batch import Batch, denormalise
+from maskcap.data.batch import Batch
 from maskcap.data.rle import encode_mask
 from maskcap.loops.outputs import LoopPrediction, Score
 from maskcap.metrics.masks import MaskMetrics
@@ -22,6 +21,7 @@ from maskcap.models.transfer import take
 
 Row: TypeAlias = tuple[int, int, Prediction]  # number of the set, of the image among the rank's of this set
 
+ANSWER = "answer"  # region_id of the rows that are of a whole record
 PREFIXES: dict[Score, str] = {"phrases": "", "prompts": "prompt_", "cycle": "cycle_", "cross_frame": "cross_frame_"}
 OWN_WORDS = ("cycle", "cross_frame")  # scores of masks that the model's own captions asked for
 
@@ -57,13 +57,16 @@ def add_masks(
     logits = prediction.mask_logits
     if logits is None or not prediction.regions:
         return {}
-    every = batch.mask2 if prediction.score == "cross_frame" else batch.mask1
+    if prediction.score == "cross_frame":
+        every, chosen = batch.mask2, prediction.regions
+    else:
+        every, chosen = batch.masks, prediction.regions if prediction.masks is None else prediction.masks
     assert every is not None, "a mask of the other frame was predicted, but the batch has no other frame"
-    true = take(every, prediction.regions) > 0.5
-    size = (true.shape[-2], true.shape[-1])
-    predicted = F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0
+    true = take(every, chosen) > 0.5
+    predicted = at_size_of(logits, true)
     ious = metric.update(predicted, true).tolist()
     predicted, true = predicted.cpu(), true.cpu()
+    frames = [None] * len(chosen) if prediction.score == "cross_frame" else frames_of(batch, chosen)
     masks: dict[int, tuple[torch.Tensor, Prediction]] = {}
     for row, r in enumerate(prediction.regions):
         scored = replace(
@@ -73,22 +76,44 @@ def add_masks(
             predicted_rle=encode_mask(predicted[row].numpy()),
             true_rle=encode_mask(true[row].numpy()),
             score=prediction.score,
+            frame=frames[row],
         )
-        if found[r][0].iou is None:
-            found[r][0] = scored
-        else:  # the caption stays on one row: who scores captions sees each once
-            found[r].append(replace(scored, predicted_caption=None, truncated=None))
+        add_row(found[r], scored)
         masks.setdefault(r, (predicted[row], scored))
     return masks
 
 
-def frame_of(batch: Batch, r: int, score: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The frame that region r's masks of this score are of, uint8 (S, S, 3), and the true one there, bool (S, S)."""
-    images, masks = batch.image1, batch.mask1
-    if score == "cross_frame" and batch.image2 is not None and batch.mask2 is not None:
-        images, masks = batch.image2, batch.mask2
-    image = denormalise(images[batch.images_of([r])[0]]).permute(1, 2, 0).cpu().numpy()
-    return (image * 255).round().astype(np.uint8), (masks[r] > 0.5).cpu().numpy()
+def add_row(rows: list[Prediction], scored: Prediction) -> None:
+    """A mask's row among its region's: the first where that has no mask yet."""
+    if rows[0].iou is None:
+        rows[0] = scored
+    else:  # the caption stays on one row: who scores captions sees each once
+        rows.append(replace(scored, predicted_caption=None, truncated=None))
+
+
+def at_size_of(logits: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
+    """Mask logits (r, M, M) → masks bool (r, S, S), S being the size of the true ones."""
+    size = (true.shape[-2], true.shape[-1])
+    return F.interpolate(logits[:, None], size, mode="bilinear", align_corners=False)[:, 0] > 0
+
+
+def frames_of(batch: Batch, masks: Sequence[int]) -> list[int | None]:
+    """Of masks (numbers in `batch.masks`) the frame that each is of, among its sample's own; None for stills'."""
+    groups, owners, images = batch.groups, batch.mask_regions, batch.mask_images
+    samples = batch.images_of([owners[mask] for mask in masks])
+    if groups is None:
+        return [None] * len(masks)
+    return [
+        groups[sample].index(images[mask]) if len(groups[sample]) > 1 else None
+        for mask, sample in zip(masks, samples, strict=True)
+    ]
+
+
+def says_something(row: Prediction) -> bool:
+    """Whether a region's first row is more than an answer tells: a region that only a conversation speaks of has no
+    words of its own, and its mask is part of the answer."""
+    told = (row.caption, row.phrase, row.predicted_caption, row.iou)
+    return row.score != "grounded" and any(each is not None for each in told)
 
 
 def merge_ranks(parts: Sequence[Sequence[Row]]) -> list[Prediction]:
@@ -102,17 +127,19 @@ def merge_ranks(parts: Sequence[Sequence[Row]]) -> list[Prediction]:
 
 
 def caption_counts(predictions: Sequence[Prediction]) -> dict[str, float]:
-    """What the rows of all ranks tell of the model's captions, by name: `caption_truncated`, the share that was cut;
-    of the captions that asked for masks `cycle_distinct`, the share left when each text counts once, and
-    `cycle_words`, their mean number of words. Each with its set's suffix; a set without such captions has none."""
+    """What the rows of all ranks tell of the model's captions, by name: `caption_truncated` (`answer_truncated`), the
+    share that was cut; of the captions that asked for masks `cycle_distinct`, the share left when each text counts
+    once, and `cycle_words`, their mean number of words. Each with its set's suffix; a set without such captions has
+    none."""
     cut: dict[str, list[bool]] = {}
     own: dict[str, list[str]] = {}
     for prediction in predictions:
         if prediction.truncated is not None:
-            cut.setdefault(prediction.set_name, []).append(prediction.truncated)
+            of = "caption" if prediction.predicted_answer is None else "answer"
+            cut.setdefault(f"{of}_truncated{suffix(prediction.set_name)}", []).append(prediction.truncated)
         if prediction.score in OWN_WORDS:
             own.setdefault(prediction.set_name, []).append(prediction.phrase or "")
-    values = {f"caption_truncated{suffix(name)}": sum(flags) / len(flags) for name, flags in cut.items()}
+    values = {name: sum(flags) / len(flags) for name, flags in cut.items()}
     for name, phrases in own.items():
         values[f"cycle_distinct{suffix(name)}"] = len(set(phrases)) / len(phrases)
         values[f"cycle_words{suffix(name)}"] = sum(len(phrase.split()) for phrase in phrases) / len(phrases)

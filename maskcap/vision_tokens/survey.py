@@ -63,18 +63,19 @@ class Gathered:
     _tilings: dict[Size, tuple[int, int]] = field(default_factory=dict)
 
     def add(self, source: Sequence[Record], index: int) -> None:
-        """Count a record's image, or both of a pair; one that came before (in another record or source) is left out."""
+        """Count a record's image, both of a pair, all frames of a video; one that came before (in another record or
+        source) is left out."""
         self.records += 1
         try:
             record = source[index]
         except DataError:
             self.bad += 1
             return
-        if min(record.image1.height, record.image1.width) < 1:
+        if any(min(ref.height, ref.width) < 1 for ref in record.image_refs):
             self.bad += 1
             return
-        for ref in (record.image1, record.image2):
-            if ref is not None and (name := hash((str(ref.path), ref.frame))) not in self._seen:
+        for ref in record.image_refs:
+            if (name := hash((str(ref.path), ref.frame))) not in self._seen:
                 self._seen.add(name)
                 self._count(ref)
 

@@ -142,7 +142,7 @@ def test_every_data_set_can_be_checked(choice: str):
     [
         (["data=refcoco"], 2, "data.root is not set"),
         (["data=refcoco", "data.root=nowhere"], 2, "nowhere"),
-        (["data=refcok"], 1, "did you mean 'refcoco'?"),
+        (["data=refcok"], 1, "did you mean 'refcoco' or 'grefcoco'?"),
         (["wrokers=1"], 1, "unknown key 'wrokers'; did you mean 'workers'?"),
         (["sets=[trian]"], 2, "there is no set 'trian'; sets are train, val, test"),
         (["sets=[test]"], 2, "the data has no source in them"),

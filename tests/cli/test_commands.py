@@ -110,7 +110,7 @@ def test_a_multirun_goes_on_after_a_run_that_fails(
         (
             ["data=refcok"],
             1,
-            "there is no data=refcok; did you mean 'refcoco'? Choices: cycle_sa1b, cycle_sav, demo, demo_cycle",
+            "there is no data=refcok; did you mean 'refcoco' or 'grefcoco'? Choices: cycle_sa1b, cycle_sav, demo, demo",
         ),
         (["+experiment=refcoc"], 1, "there is no experiment=refcoc; did you mean 'refcoco'?"),
         (["a b"], 1, "'a b' is not key=value"),

@@ -63,7 +63,7 @@ def test_every_experiment_with_every_debug(experiment: str, debug: str | None):
     assert config["name"] == ("overfit" if debug == "overfit" else experiment)
     if debug == "overfit":
         assert config["model"]["_target_"].endswith("tiny_internvl") and config["trainer"]["accelerator"] == "auto"
-        if "cycle" in experiment:
+        if "cycle" in experiment or experiment == "sa2va_4b":
             assert config["data"]["val"]["main"]["source"]["split"] == "train"
         else:
             assert config["data"]["val"] == config["data"]["train"] or experiment == "demo"
@@ -77,7 +77,7 @@ def test_train_without_arguments_is_the_demo_experiment():
 def test_tiny_models_build_with_every_choice_of_loops(loops: str):
     module = checked("model.patch_size=16", f"loops={loops}").build("module")
     both = ["caption_to_mask", "mask_to_caption"]
-    expected = {"both": both, "cycle": [*both[:1], "cycle", *both[1:]]}
+    expected = {"both": both, "cycle": [*both[:1], "cycle", *both[1:]], "all": [*both[:1], "dialogue", *both[1:]]}
     assert sorted(module.loops) == expected.get(loops, [loops])
 
 

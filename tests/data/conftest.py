@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 from pycocotools import mask as coco
 
-from maskcap.data.record import ImageRef, Record, Region
+from maskcap.data.record import ImageRef, Phrase, Record, Region, Turn
+from maskcap.data.rle import empty_rle
 
 
 def rectangle(height: int, width: int, top: int, left: int) -> np.ndarray:
@@ -43,6 +44,7 @@ def image_ref(tmp_path: Path) -> Callable[..., ImageRef]:
     def write(name: str, height: int = 24, width: int = 32, seed: int = 0) -> ImageRef:
         pixels_HW3 = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
         path = tmp_path / f"{name}.png"
+        path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels_HW3).save(path)
         return ImageRef(path, height, width)
 
@@ -73,3 +75,28 @@ def tiny_source(image_ref, region) -> Callable[..., TinySource]:
         return TinySource(records, name)
 
     return make
+
+
+@pytest.fixture
+def spoken_records(image_ref, region) -> list[Record]:
+    """A video of four frames whose second object comes and goes, a grounded answer about an image, a conversation
+    without an image, a phrase that means nothing."""
+    frames = tuple(image_ref(f"v/{number}", seed=number) for number in range(4))
+    empty = empty_rle(24, 32)
+    masks = [region(number).mask for number in range(4)]
+    video = Record(
+        "videos/train/0",
+        frames[0],
+        (
+            Region(masks[0], ("the box that goes down",), "e0", frame_masks=tuple(masks), may_be_empty=True),
+            Region(empty, ("the late box",), "e1", frame_masks=(empty, empty, masks[1], masks[3]), may_be_empty=True),
+        ),
+        frames=frames,
+    )
+    phrases = (Phrase(2, 7, 1), Phrase(13, 19, 0))
+    turns = (Turn("What is <region1>?", "A box."), Turn("And the image?", "A box and a square.", phrases))
+    wordless = tuple(Region(region(number).mask, (), f"r{number}") for number in range(2))
+    talk = Record("talks/train/1", image_ref("talk", seed=7), wordless, turns=turns)
+    text = Record("texts/train/2", None, (), turns=(Turn("Who are you?", "A model."), Turn("Why?", "Ask me.")))
+    nothing = Record("none/train/3", frames[0], (Region(empty, ("the dog",), "n", may_be_empty=True),))
+    return [video, talk, text, nothing]

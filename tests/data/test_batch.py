@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskcap.data.batch import IMAGENET_MEAN, IMAGENET_STD, collate, denormalise, normalise
+from maskcap.data.batch import IMAGENET_MEAN, IMAGENET_STD, denormalise, normalise
+from maskcap.data.collate import collate
 from maskcap.data.record import Record
 from maskcap.data.sample import make_sample
 from maskcap.errors import DataError

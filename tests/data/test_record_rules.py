@@ -25,7 +25,7 @@ def broken(record: Record) -> dict[str, Record]:
     """What the reason or message holds → a record with that problem alone."""
     first, second = record.regions1
     return {
-        "the record has no regions; its source": replace(record, regions1=()),
+        "the record has no regions and no turns; its source": replace(record, regions1=()),
         "a pair needs both image2 and regions2": replace(record, regions2=record.regions1),
         "2 regions in the first frame, 1 in the second": replace(record, image2=record.image1, regions2=(first,)),
         "caption 1 of region 'r1' is empty": replace(

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskcap.data import sample as sample_module
-from maskcap.data.batch import collate
+from maskcap.data.collate import collate
 from maskcap.data.drawing import DrawnSamples, SampleOptions
 from maskcap.data.mixture import Draw
 from maskcap.data.record import Record
@@ -180,3 +180,24 @@ def test_a_fifth_with_captions_and_the_rest_without(tiny_source):
     bare = without_captions(lambda: split_part(lambda: source, "val", 0.8))
     assert (len(labelled), len(bare)) == (2, 8) and labelled.has_captions and not bare.has_captions
     assert [record.key for record in labelled] + [record.key for record in bare] == [record.key for record in source]
+
+
+def test_words_of_conversations_go_too_and_videos_keep_their_masks(spoken_records):
+    silent = without_captions(lambda: spoken_records)
+    assert not (silent.has_turns or silent.has_captions or silent.has_phrases)
+    video, talk = silent[0], silent[1]
+    assert talk.turns == () and [region.frame_masks for region in video.regions1] == [
+        region.frame_masks for region in spoken_records[0].regions1
+    ]
+    assert all(region.may_be_empty and not region.captions for region in video.regions1)
+    with pytest.raises(DataError, match="no regions and no turns"):
+        make_sample(silent[2], np.random.default_rng(0), image_size=16)
+
+
+def test_pairs_of_videos_and_texts(spoken_records):
+    paired = still_pairs(lambda: spoken_records)
+    assert paired.has_turns
+    sample = make_sample(paired[0], np.random.default_rng(0), image_size=16, frames_per_sample=2)
+    assert sample.image2 is not None and torch.equal(sample.image2, sample.image1) and sample.frames is not None
+    with pytest.raises(DataError, match="texts/train/2: a text without an image"):
+        paired[2]

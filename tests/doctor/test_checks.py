@@ -97,8 +97,13 @@ def test_captions_that_do_not_see_the_mask_are_named(patient: Patient, monkeypat
 
 def test_packing_that_changes_the_loss_is_named(patient: Patient, monkeypatch: pytest.MonkeyPatch):
     model = patient.need("module").model
-    own = model.answer_loss
-    monkeypatch.setattr(model, "answer_loss", lambda *a: own(*a) * (1.01 if model.packing == "tree" else 1.0))
+    own = model.answer_losses
+
+    def losses(*of: Any) -> Any:
+        mean, each = own(*of)
+        return mean * (1.01 if model.packing == "tree" else 1.0), each
+
+    monkeypatch.setattr(model, "answer_losses", losses)
     finding = check_packing(patient)
     assert finding.ok is False and finding.facts["relative_difference"]["mask_to_caption"] == pytest.approx(0.01, 0.01)
     assert model.packing == "tree"

@@ -8,6 +8,7 @@ from maskcap.data.batch import Batch
 from maskcap.loops.base import LoopPrediction
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.outputs import Answer
 from maskcap.loops.prompt_to_mask import PromptToMask
 from maskcap.models.mask_caption import MaskCaptionModel
 
@@ -33,3 +34,11 @@ def test_what_asked_for_the_masks(tiny_model: MaskCaptionModel, tiny_batch: Batc
     assert [loop.generates for loop in loops] == [False, False, True]
     assert all(loop.state_dict() == {} for loop in loops)
     loops[0].load_state_dict({"anything": 1})  # of a run that had more to keep
+
+
+def test_answers_of_samples_that_only_fill_a_place_are_left_out() -> None:
+    answers = [Answer(0, "why?", "so"), Answer(2, "who?", "me")]
+    whole = LoopPrediction([1, 3], mask_logits=torch.zeros(2, 4, 4), masks=[1, 7], answers=answers)
+    assert whole.without(set(), {1}) is whole
+    rest = whole.without({1}, {2})
+    assert rest.answers == answers[:1] and rest.masks == [7] and rest.regions == [3]

@@ -136,3 +136,19 @@ def test_sync_sums_over_ranks(tmp_path: Path):
         process.join()
     expected = numpy_scores(*random_masks(3))
     assert scores == [pytest.approx(expected, abs=1e-12)] * 2
+
+
+def test_empty_targets_have_a_share_of_their_own():
+    true, pred = torch.zeros(4, 5, 5), torch.zeros(4, 5, 5)
+    true[0, :2], pred[0, :2] = 1, 1
+    metrics = MaskMetrics()
+    metrics.update(pred[:1], true[:1])
+    assert "no_target_accuracy" not in metrics.compute()
+    pred[3, 0, 0] = 1  # found something of nothing; the other two found nothing
+    assert metrics.update(pred[1:], true[1:]).tolist() == [1, 1, 0]
+    scores = metrics.compute()
+    assert scores["no_target_accuracy"] == pytest.approx(2 / 3) and scores["miou"] == pytest.approx(3 / 4)
+    other = MaskMetrics()
+    other.update(pred[3:], true[3:])
+    metrics.merge(other)
+    assert metrics.compute()["no_target_accuracy"] == 0.5

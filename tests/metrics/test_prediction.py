@@ -21,10 +21,20 @@ FULL = Prediction(
     size=(40, 50),
     truncated=False,
     score="cycle",
+    frame=2,
+)
+ANSWER = Prediction(
+    "gcg/val/1",
+    "answer",
+    "main",
+    "gcg",
+    question="What?",
+    answer="a dog",
+    predicted_answer="<p> a dog </p> [SEG]",
 )
 
 
-@pytest.mark.parametrize("prediction", [FULL, Prediction("sa1b/val/1", "0", "main", "sa1b")])
+@pytest.mark.parametrize("prediction", [FULL, ANSWER, Prediction("sa1b/val/1", "0", "main", "sa1b")])
 def test_a_line_of_json_reads_back_equal(prediction: Prediction):
     line = prediction.to_json()
     assert "\n" not in line
@@ -33,7 +43,8 @@ def test_a_line_of_json_reads_back_equal(prediction: Prediction):
 
 def test_a_line_from_before_scores_reads_as_one_without():
     fields = json.loads(FULL.to_json())
-    del fields["score"], fields["truncated"]
+    for name in ("score", "truncated", "frame", "question", "answer", "predicted_answer"):
+        del fields[name]
     read = Prediction.from_json(json.dumps(fields))
     assert read.score is None and read.truncated is None and read.iou == FULL.iou
 

@@ -9,6 +9,8 @@ from transformers import PreTrainedTokenizerFast
 from maskcap.models.conversation import (
     ADDED_TOKENS,
     IMAGE_SLOT,
+    PHRASE_CLOSE,
+    PHRASE_OPEN,
     REGION_SLOT,
     Conversation,
     Tokens,
@@ -92,6 +94,33 @@ def test_a_tokenizer_whose_control_tokens_are_only_added_is_put_right() -> None:
     text = f"{IMAGE_SLOT} [SEG] <vp>"
     assert not set(ids) & set(token_ids(vlm.tokenizer, [Words(text)]))
     assert set(ids[:1]) <= set(token_ids(vlm.tokenizer, text))
+
+
+def test_phrase_tokens_are_special_to_pretrained_tokenizers_alone() -> None:
+    small = {"image_size": 32, "patch_size": 4, "downsample_ratio": 0.5, "hidden_size": 32}
+    tiny = tiny_internvl(**small, vit_layers=1, lm_layers=1)
+    assert len(tiny.tokenizer) == len(tiny_tokenizer()) == tiny.embedding_weight.shape[0]
+    assert tiny.tokenizer.decode(token_ids(tiny.tokenizer, "<p> a </p>")).strip() == "<p> a </p>"
+    assert len(token_ids(tiny.tokenizer, "<p>")) > 1
+    vlm = InternVL(tiny.model, qwen_like(), 32)  # the default conversation is of pretrained models
+    ids = vlm.tokenizer.convert_tokens_to_ids([PHRASE_OPEN, PHRASE_CLOSE])
+    assert [token for token in token_ids(vlm.tokenizer, "<p> a </p> [SEG]") if token in ids] == ids
+    assert not set(ids) & set(token_ids(vlm.tokenizer, [Words("<p> a </p>")]))
+    assert max(ids) < vlm.embedding_weight.shape[0] and vlm.tokenizer.decode(ids, skip_special_tokens=True) == ""
+
+
+def test_an_answers_pieces_have_the_ids_of_the_whole_text() -> None:
+    vlm = InternVL(tiny_internvl(32, 4, 0.5, 32, 1, 1).model, qwen_like(), 32)
+    conversation = Conversation()
+    parts = [("the man's ", False), ("2 men", True), (", (left) and ", False), ("a circle", True), (".", False)]
+    text = "the man's <p> 2 men </p> [SEG], (left) and <p> a circle </p> [SEG]."
+    whole = vlm.tokenizer(text, add_special_tokens=False).input_ids
+    assert token_ids(vlm.tokenizer, conversation.grounded_answer(parts)) == whole
+    question = conversation.turn_prompt("what is region1?", 1)
+    text = conversation.first_turn.format(
+        regions=f"There is 1 part region in the picture: region1<vp>{REGION_SLOT}</vp>. ", question="what is region1?"
+    )
+    assert token_ids(vlm.tokenizer, question) == vlm.tokenizer(text, add_special_tokens=False).input_ids
 
 
 @pytest.mark.parametrize("tokenizer", [tiny_tokenizer(), qwen_like()], ids=["tiny", "qwen"])

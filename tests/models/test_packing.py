@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from maskcap.models.packing import lay_out, plan_rows
-from maskcap.models.segments import Piece, Segment, text_before
+from maskcap.models.pieces import Piece, text_before
+from maskcap.models.segments import Segment, one_turn
 
 
 def pieces(*lengths: int) -> list[Piece]:
-    return [Piece(np.full(length, 100 + number), length // 2) for number, length in enumerate(lengths)]
+    return [
+        Piece(np.full(length, 100 + number), np.arange(length) >= length // 2) for number, length in enumerate(lengths)
+    ]
 
 
 def segments(*images: int) -> list[Segment]:
-    return [Segment(image, "") for image in images]
+    return [one_turn(image, "") for image in images]
 
 
 PREFIXES = {(image, keep): text_before(np.arange(1, 6 if keep else 3)) for image in range(9) for keep in (True, False)}
@@ -37,7 +40,7 @@ def test_rows_keep_to_the_budget_and_hold_every_segment_once(seed: int):
     lengths = rng.integers(1, 30, rng.integers(1, 40))
     images = np.sort(rng.integers(0, 6, len(lengths)))
     budget = int(rng.integers(5, 120))
-    rows = plan_rows(segments(*images), pieces(*lengths), LENGTHS, "tree", budget, images=6)
+    rows = plan_rows(segments(*images), pieces(*lengths), LENGTHS, "tree", budget, prefixes=6)
     held = sorted(number for row in rows for tree in row for number in tree.segments)
     assert held == list(range(len(lengths)))
     assert {tree.image for row in rows for tree in row} == set(range(6))  # also those without a segment
@@ -58,7 +61,7 @@ def test_several_images_share_a_row():
 @pytest.mark.parametrize("padding", ["right", "left"])
 def test_the_grid_says_where_everything_is(padding: str):
     parts = pieces(2, 3, 4)
-    rows = plan_rows(segments(0, 1, 0), parts, LENGTHS, "tree", images=2)
+    rows = plan_rows(segments(0, 1, 0), parts, LENGTHS, "tree", prefixes=2)
     grid = lay_out(rows, parts, PREFIXES, pad_id=0, padding=padding)
     first = [1, 2, 3, 4, 5, 100, 100, 102, 102, 102, 102]
     second = [1, 2, 3, 4, 5, 101, 101, 101]
@@ -73,7 +76,7 @@ def test_the_grid_says_where_everything_is(padding: str):
 
 
 def test_prefixes_with_and_without_the_image():
-    asked = [Segment(0, ""), Segment(0, "", keep_image=False)]
+    asked = [one_turn(0, ""), one_turn(0, "", keep_image=False)]
     rows = plan_rows(asked, pieces(2, 2), LENGTHS, "tree", budget=20)
     (row,) = rows
     assert [(tree.keep_image, tree.length) for tree in row] == [(True, 7), (False, 4)]

@@ -13,8 +13,9 @@ from torch.nn.attention.flex_attention import create_mask
 from maskcap.errors import ConfigError
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.packing import lay_out, plan_rows
+from maskcap.models.pieces import Piece, text_before
 from maskcap.models.presets import tiny_internvl
-from maskcap.models.segments import Piece, Questions, Segment, text_before
+from maskcap.models.segments import Questions, one_turn
 from maskcap.models.sequence import build_sequences
 from maskcap.models.tree_attention import TreeMask, choose_attention
 
@@ -25,8 +26,8 @@ LENGTHS = {kept: len(before.ids) for kept, before in PREFIXES.items()}
 def random_trees(seed: int) -> tuple[TreeMask, np.ndarray, int]:
     """A mask, the same by definition bool (N, L, L) of real queries, and the number of pairs as counted."""
     rng = np.random.default_rng(seed)
-    pieces = [Piece(np.ones(length, dtype=np.int64), 0) for length in rng.integers(1, 9, 12)]
-    segments = [Segment(int(rng.integers(3)), "", keep_image=bool(rng.random() < 0.7)) for _ in pieces]
+    pieces = [Piece(np.ones(length, dtype=np.int64), np.ones(length, dtype=bool)) for length in rng.integers(1, 9, 12)]
+    segments = [one_turn(int(rng.integers(3)), "", keep_image=bool(rng.random() < 0.7)) for _ in pieces]
     rows = plan_rows(segments, pieces, LENGTHS, "tree", int(rng.integers(10, 80)))
     grid = lay_out(rows, pieces, PREFIXES, 0)
     expected = np.zeros((*grid.ids.shape, grid.ids.shape[1]), dtype=bool)
@@ -65,7 +66,7 @@ def test_flex_attentions_blocks_hold_the_same_pairs(seed: int):
 
 def test_sdpa_and_eager_attention_give_the_same_states(tiny_model: MaskCaptionModel, image_tokens: Callable):
     vlm = tiny_model.vlm.eval()
-    segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
+    segments = [one_turn(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
     sequences = build_sequences(vlm, Questions(segments), image_tokens(torch.randn(2, 16, 32)))
     states = vlm.hidden_states(sequences)
     vlm.language_model.set_attn_implementation("eager")
@@ -113,7 +114,7 @@ def test_a_model_without_flex_keeps_sdpa(qwen_model: MaskCaptionModel, monkeypat
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: FlexAttention has no backward on a CPU")
 def test_flex_attention_gives_sdpas_states_and_gradients(image_tokens: Callable):
     vlm = tiny_internvl(image_size=32, patch_size=4, downsample_ratio=0.5, hidden_size=64, vit_layers=1).cuda()
-    segments = [Segment(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
+    segments = [one_turn(image, vlm.conversation.segment_prompt("red circle"), "[SEG]") for image in (0, 0, 1)]
     weight = torch.randn(64, generator=torch.Generator().manual_seed(1)).cuda()  # the sum of squares is normed away
     found = {}
     for attention in ("sdpa", "flex"):

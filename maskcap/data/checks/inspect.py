@@ -1,7 +1,7 @@
 """One record, read whole: every problem it has, and its measures.
 
-A record has a problem here exactly when `make_sample` refuses it (with all of its regions): the same rules and readers
-decide.
+A record has a problem here exactly when `make_sample` refuses it (with all of its regions, and of a video all frames
+that have masks): the same rules and readers decide. Of a video without masks three frames are read (`frames_to_check`).
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import numpy as np
 from maskcap.data.bad_samples import BadSample
 from maskcap.data.checks.statistics import Statistics
 from maskcap.data.images import nearest_indices, read_image
-from maskcap.data.record import ImageRef, Record, Region
-from maskcap.data.record_rules import bad_texts, empty_mask, missing_parts, uneven_pair
+from maskcap.data.record import ImageRef, Record, Region, Segmentation
+from maskcap.data.record_rules import bad_texts, empty_mask, frames_to_check, missing_parts, uneven_pair
 from maskcap.data.rle import decode_mask
 from maskcap.data.rle_resize import decode_resized
 from maskcap.data.source_facts import annotation_of, key_of
 from maskcap.data.sources.lenient import problems_of
+from maskcap.data.turns import bad_turns
 from maskcap.errors import DataError, MaskDecodeError
 
 
@@ -43,7 +44,7 @@ def inspect_record(source: Sequence[Record], index: int, grids: Grids, into: Sta
     """Read record `index` with every image and mask, and count it `into` the statistics.
 
     Errors become problems, all of them; messages name the annotation file where the source knows it. Cost: that of
-    decoding the image whole and each mask once at S × S.
+    decoding each image whole and each mask once at S × S.
     """
     into.counts["records"] += 1
     record = None
@@ -64,19 +65,53 @@ def inspect_record(source: Sequence[Record], index: int, grids: Grids, into: Sta
 def _problems(record: Record, grids: Grids, into: Statistics) -> Iterator[DataError]:
     key, regions1 = record.key, record.regions1
     into.counts["regions"] += len(regions1)
+    into.counts["without_image"] += record.image1 is None
     into.histograms["regions_per_record"].add([len(regions1)])
     yield from missing_parts(record)
-    yield from _image(record.image1, key, into)
+    yield from _turns(record, into)
+    if record.frames:
+        yield from _frames(record, into)
+    elif record.image1 is not None:
+        yield from _image(record.image1, key, into)
     for region in regions1:
         yield from _texts(region, key, into)
-        yield from _mask(region, record.image1, f"{key}, region {region.id}", grids, into)
+        for mask, ref, where in _masks(record, region):
+            yield from _mask(region, mask, ref, where, grids, into)
     if record.image2 is None or record.regions2 is None:
         return
     into.counts["pairs"] += 1
     yield from uneven_pair(record)
     yield from _image(record.image2, f"{key}, other frame", into)
     for region in record.regions2:
-        yield from _mask(region, record.image2, f"{key}, other frame, region {region.id}", grids, into)
+        where = f"{key}, other frame, region {region.id}"
+        yield from _mask(region, region.mask, record.image2, where, grids, into)
+
+
+def _turns(record: Record, into: Statistics) -> Iterator[DataError]:
+    if record.turns:
+        into.counts["turns"] += len(record.turns)
+        into.counts["answer_phrases"] += sum(len(turn.phrases) for turn in record.turns)
+        into.histograms["turns_per_record"].add([len(record.turns)])
+        into.histograms["answer_words"].add(len(turn.answer.split()) for turn in record.turns)
+        into.histograms["phrases_per_answer"].add(len(turn.phrases) for turn in record.turns)
+    yield from bad_turns(record)
+
+
+def _frames(record: Record, into: Statistics) -> Iterator[DataError]:
+    into.counts["videos"] += 1
+    into.histograms["frames_per_record"].add([len(record.frames)])
+    for number in frames_to_check(record):
+        yield from _image(record.frames[number], f"{record.key}, frame {number}", into)
+
+
+def _masks(record: Record, region: Region) -> Iterator[tuple[Segmentation, ImageRef, str]]:
+    """Each mask of a region, the image that it is of, and its name."""
+    where = f"{record.key}, region {region.id}"
+    if record.frames:  # as many as there are frames: else missing_parts says so
+        for number, (mask, ref) in enumerate(zip(region.frame_masks, record.frames, strict=False)):
+            yield mask, ref, f"{where}, frame {number}"
+    elif record.image1 is not None:
+        yield region.mask, record.image1, where
 
 
 def _image(ref: ImageRef, where: str, into: Statistics) -> Iterator[DataError]:
@@ -101,24 +136,28 @@ def _texts(region: Region, key: str, into: Statistics) -> Iterator[DataError]:
     yield from bad_texts(region, key)
 
 
-def _mask(region: Region, ref: ImageRef, where: str, grids: Grids, into: Statistics) -> Iterator[DataError]:
+def _mask(
+    region: Region, mask: Segmentation, ref: ImageRef, where: str, grids: Grids, into: Statistics
+) -> Iterator[DataError]:
     size = grids.image_size
     try:
-        mask_SS, area = decode_resized(region.mask, ref.height, ref.width, size, key=where)
+        mask_SS, area = decode_resized(mask, ref.height, ref.width, size, key=where)
     except MaskDecodeError as error:
-        yield MaskDecodeError(str(error), _kind(region) if error.reason == MaskDecodeError.reason else error.reason)
+        yield MaskDecodeError(str(error), _kind(mask) if error.reason == MaskDecodeError.reason else error.reason)
         return
     into.counts["masks"] += 1
     if not area:
         into.counts["empty_masks"] += 1
-        yield empty_mask(f"{where}: the mask")
+        into.counts["empty_by_right"] += region.may_be_empty
+        if not region.may_be_empty:
+            yield empty_mask(f"{where}: the mask")
         return
     into.histograms["mask_area"].add([area / (ref.height * ref.width)])
     if not mask_SS.any():
         from maskcap.data.sample import shrink_mask
 
         into.counts["kept_as_one_pixel"] += 1
-        mask_SS = shrink_mask(decode_mask(region.mask, ref.height, ref.width), size)
+        mask_SS = shrink_mask(decode_mask(mask, ref.height, ref.width), size)
     into.counts["vanish_on_grid"] += not pool_mask(mask_SS, grids.grid).any()
 
 
@@ -128,10 +167,10 @@ def pool_mask(mask_SS: np.ndarray, grid: int) -> np.ndarray:
     return mask_SS[rows][:, nearest_indices(mask_SS.shape[1], grid)]
 
 
-def _kind(region: Region) -> str:
-    if isinstance(region.mask, np.ndarray):
+def _kind(mask: Segmentation) -> str:
+    if isinstance(mask, np.ndarray):
         return "malformed bitmap"
-    return "malformed polygon" if isinstance(region.mask, (list, tuple)) else "malformed RLE"
+    return "malformed polygon" if isinstance(mask, (list, tuple)) else "malformed RLE"
 
 
 def _with_file(message: str, annotation: str | None) -> str:

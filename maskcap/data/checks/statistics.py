@@ -18,13 +18,18 @@ COUNTS = (
     "bad_records",
     "problems",
     "pairs",
+    "videos",
+    "without_image",
     "images",
     "regions",
     "regions_with_captions",
     "captions",
     "questions",
+    "turns",
+    "answer_phrases",
     "masks",
     "empty_masks",
+    "empty_by_right",
     "kept_as_one_pixel",
     "vanish_on_grid",
 )
@@ -34,9 +39,11 @@ COUNTS = (
 class Statistics:
     """Counts, histograms and reasons of a source or a part of it.
 
-    counts, of COUNTS: records; bad_records, those with a problem; problems; pairs of frames; images: pictures and
-        frames that were decoded; regions: objects, once in a pair; questions: captions that answer a question of their
-        own; masks: decoded ones, both frames', of which empty_masks; kept_as_one_pixel: those that lie between the
+    counts, of COUNTS: records; bad_records, those with a problem; problems; pairs of frames; videos; without_image:
+        records of words alone; images: pictures and frames that were decoded; regions: objects, once in a pair or
+        video; questions: captions that answer a question of their own; turns of conversations; answer_phrases: those in
+        their answers that have a mask; masks: decoded ones, all frames', of which empty_masks, of which empty_by_right:
+        an object that is not in this image or frame, and need not be; kept_as_one_pixel: those that lie between the
         pixels of the S × S mask; vanish_on_grid: those that meet no sample of the token grid, so that the region
         selects its best-covered token instead.
     reasons: reason → problems. first: reason → the keys of its first problems.
@@ -85,7 +92,8 @@ def merged(parts: Iterable[Statistics]) -> Statistics:
 
 
 def _histograms() -> dict[str, Histogram]:
-    """By name: sides in pixels, aspect width ÷ height, area as a share of the image."""
+    """By name: sides in pixels, aspect width ÷ height, area as a share of the image; turns, answers and frames of the
+    records that have any."""
     sides, counts = ratio_edges(1, 2**17, 8), whole_number_edges(2**17)
     edges: dict[str, np.ndarray] = {
         "height": sides,
@@ -95,5 +103,9 @@ def _histograms() -> dict[str, Histogram]:
         "mask_area": ratio_edges(1e-8, 1, 5, 10),
         "captions_per_region": counts,
         "caption_words": counts,
+        "turns_per_record": counts,
+        "answer_words": counts,
+        "phrases_per_answer": counts,
+        "frames_per_record": counts,
     }
     return {name: Histogram(each) for name, each in edges.items()}

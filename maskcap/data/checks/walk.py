@@ -136,8 +136,7 @@ def _repeated(source: Sequence[Record], names: array[int]) -> Iterator[tuple[int
 
 def _files(record: Record | None) -> Iterator[int]:
     if record is not None:
-        paths = {record.image1.path} | ({record.image2.path} if record.image2 is not None else set())
-        yield from sorted(_name(str(path)) for path in paths)
+        yield from sorted(_name(str(path)) for path in {ref.path for ref in record.image_refs})
 
 
 def _name(text: str) -> int:

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from maskcap.data.record import ImageRef, Member, Record
+from maskcap.data.shards.encode import StoredFile, encode_group
 from maskcap.data.shards.plan import Plan
-from maskcap.data.shards.records import StoredFile, encode_group
 from maskcap.errors import ImageDecodeError
 
 
 class ContentHash:
-    """sha256 over groups of records: keys, regions, captions, masks, sizes in pixels, and the files' numbers of bytes.
+    """sha256 over groups of records: keys, regions, captions, masks, turns, sizes in pixels, files' numbers of bytes.
 
     Paths and times are left out, so that it depends on neither machine nor day; and the files' content is, since it
     would have to be read: an image that was replaced by another of as many bytes is not seen.
@@ -27,8 +27,8 @@ class ContentHash:
         """The next group. Raises ImageDecodeError for a file that is not there, MaskDecodeError as `encode_group`."""
         files: dict[Path | Member, StoredFile] = {}
         for record in records:
-            for ref in (record.image1, record.image2):
-                if ref is not None and ref.path not in files:
+            for ref in record.image_refs:
+                if ref.path not in files:
                     files[ref.path] = StoredFile("", b"", str(_size(ref, record.key)), ref.stored)
         self._sha256.update(encode_group(records, files) + b"\n")
 

@@ -11,8 +11,8 @@ from maskcap.data.content import read_bytes
 from maskcap.data.image_checks import expected_size
 from maskcap.data.images import decode_image, resize_image
 from maskcap.data.record import ImageRef
+from maskcap.data.shards.encode import StoredFile
 from maskcap.data.shards.plan import ShardOptions
-from maskcap.data.shards.records import StoredFile
 
 # What a file starts with, at that byte → its extension. Names are not trusted: some readers unpickle by extension.
 _STARTS = (

@@ -13,7 +13,7 @@ from maskcap.data.shards.table import Table, read_table
 from maskcap.data.shards.tar import BLOCK
 from maskcap.errors import ShardError
 
-_SPAN = 2**26  # bytes of a group that are read at once
+_SPAN = 2**22  # bytes of a group read at once; of more a sample needs a few files (a video's frames), or one large one
 
 
 def is_shard_set(folder: str) -> bool:
@@ -45,6 +45,7 @@ class ShardFolder:
         self.what = folder
         self.name, self.skipped = self.index.source, dict(self.index.skipped)
         self.has_captions, self.has_phrases = self.index.has_captions, self.index.has_phrases
+        self.has_turns = self.index.has_turns
         self.table: Table = read_table(folder, self.index)
         self.shards, self.blocks, self.bad = self.table.shards, self.table.blocks, self.table.bad
         self._verify = verify

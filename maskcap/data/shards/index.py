@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from maskcap.data.bad_samples import BadSample
+from maskcap.data.shards.columns import Groups, Records
 from maskcap.data.shards.texts import Texts, repeats
 from maskcap.errors import ShardError
 
@@ -29,32 +30,6 @@ def shard_name(number: int) -> str:
 def sidecar_name(shard: str) -> str:
     """File name of a tar's index."""
     return f"{shard.removesuffix('.tar')}.json"
-
-
-@dataclass(frozen=True)
-class Groups:
-    """A shard's groups in order. Its first member is `<number, 9 digits>.json`; its data lies at `offset`, `size` bytes
-    with this sha256 (hex). The files that it names follow, up to byte `end` of the tar."""
-
-    number: Sequence[int]
-    offset: Sequence[int]
-    size: Sequence[int]
-    end: Sequence[int]
-    sha256: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Records:
-    """A shard's records, group by group. `group` counts the shard's groups from 0; a pair's regions count once.
-
-    characters: of all captions. phrases: 1 where a caption singles its region out.
-    """
-
-    key: Sequence[str]
-    group: Sequence[int]
-    regions: Sequence[int]
-    characters: Sequence[int]
-    phrases: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -81,14 +56,15 @@ class Sidecar:
 
     def to_json(self) -> bytes:
         """The file's bytes."""
-        return _sealed({"format": SHARD_FORMAT, "counts": self.counts, **asdict(self)})
+        content = {"format": SHARD_FORMAT, "counts": self.counts, **asdict(self)}
+        return _sealed(content | {"records": self.records.columns()})
 
     @staticmethod
     def from_json(data: bytes, where: str) -> Sidecar:
         """Read and check. Raises ShardError."""
         read = _opened(data, SHARD_FORMAT, where)
         try:
-            groups, records = Groups(**read["groups"]), Records(**read["records"])
+            groups, records = Groups(**read["groups"]), Records.of(read["records"])
             bad = tuple(BadSample(**entry) for entry in read["bad"])
             facts = {name: read[name] for name in ("shard", "plan", "size", "sha256", "content")}
             return Sidecar(**facts, groups=groups, records=records, bad=bad)
@@ -124,13 +100,17 @@ class SetIndex:
     skipped: Mapping[str, int]
     bad: Mapping[str, int]
     shards: Shards
+    has_turns: bool = False
 
     def to_json(self) -> bytes:
         """The file's bytes."""
         shards = self.shards
         sums = {name: sum(getattr(shards, name)) for name in ("groups", "records", "regions")}
         counts = {"shards": len(shards.name), **sums, "bad": sum(self.bad.values())}
-        return _sealed({"format": SET_FORMAT, "counts": counts, **asdict(self)})
+        content = {"format": SET_FORMAT, "counts": counts, **asdict(self)}
+        if not self.has_turns:  # written as before there were any
+            del content["has_turns"]
+        return _sealed(content)
 
     @staticmethod
     def from_json(data: bytes, where: str) -> SetIndex:
@@ -152,7 +132,7 @@ def make_set_index(
     """The set's index from all its sidecars, in order. Raises ShardError when two records have one key."""
     columns: dict[str, list[Any]] = {field.name: [] for field in fields(Shards)}
     bad: Counter[str] = Counter()
-    has_captions = has_phrases = False
+    has_captions = has_phrases = has_turns = False
     keys: list[Texts] = []
     for sidecar in sidecars:
         facts = {"name": sidecar.shard, "size": sidecar.size, "sha256": sidecar.sha256, **sidecar.counts}
@@ -160,7 +140,8 @@ def make_set_index(
         for name, column in columns.items():
             column.append(facts[name])
         bad.update(sample.reason for sample in sidecar.bad)
-        has_captions |= any(sidecar.records.characters)
+        has_captions |= any(sidecar.records.captions)
+        has_turns |= any(sidecar.records.turns)
         has_phrases |= any(sidecar.records.phrases)
         keys.append(Texts(sidecar.records.key))
     _require_unique(Texts.joined(keys))
@@ -173,6 +154,7 @@ def make_set_index(
         skipped=dict(skipped),
         bad=dict(sorted(bad.items())),
         shards=Shards(**columns),
+        has_turns=has_turns,
     )
 
 

@@ -83,7 +83,7 @@ class RawTars:
     """Samples of tars, tar by tar, in the order of their members. Keys are `"sa1b/train/<N>"`, or the shard's place and
     the kind of damage; an image that is in several tars is a record of the first and a bad one of the others."""
 
-    name, has_captions, has_phrases = "sa1b", False, False
+    name, has_captions, has_phrases, has_turns = "sa1b", False, False, False
 
     def __init__(self, tars: Sequence[Tar]) -> None:
         scans = scan_all(tars)

@@ -1,4 +1,4 @@
-"""Records of one image or video ↔ the JSON that stands before its file in a tar.
+"""Records of one image or video, read from the JSON that stands before its file in a tar; `encode.py` writes it.
 
     {"format": 1,
      "files":   [{"name": "000000012.jpg", "size": 345678, "sha256": "…"}],
@@ -8,6 +8,15 @@
 
 An image is a still, or a frame of a video (`"frame": 16`). A region stands once however many records use it; "stored",
 "frame", "captions", "questions", "referring" (false) stand where they say something. Pairs have image2 and regions2.
+
+Format 2 has more, and is written only where a record needs it, so that whoever reads format 1 reads everything else:
+
+     "masks":   [RLE or polygons, …],
+     regions:   {…, "may_be_empty": true, "frame_masks": [0, 1, …]}     numbers in "masks"; "mask" is the first of them
+     records:   {…, "frames": [0, 1, …],                                numbers in "images"
+                 "turns": [{"question": "…", "answer": "…", "phrases": [[start, end, region], …]}, …]}
+
+and records without an image have neither "image1" nor "regions1".
 """
 
 from __future__ import annotations
@@ -15,114 +24,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from maskcap.data.record import ImageRef, Member, Record, Region, Segmentation
-from maskcap.data.rle import encode_mask
+from maskcap.data.record import ImageRef, Member, Phrase, Record, Region, Turn
 from maskcap.data.shards.tar import BLOCK, padded
-from maskcap.errors import MaskDecodeError, ShardError
+from maskcap.errors import ShardError
 
-GROUP_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file as it goes into a tar. `stored` is its size in pixels (height, width) where it is not the image's."""
-
-    name: str
-    data: bytes
-    sha256: str
-    stored: tuple[int, int] | None = None
-
-
-def encode_group(records: Sequence[Record], files: Mapping[Path | Member, StoredFile]) -> bytes:
-    """The JSON of a group of records, ASCII; `files` has every path that they use, in the order of the tar.
-
-    Bitmaps become RLE; everything else reads back as it was. Raises MaskDecodeError for a mask that JSON cannot hold.
-    """
-    images: dict[tuple[Any, ...], dict[str, Any]] = {}
-    numbers: dict[tuple[Any, ...], dict[str, int]] = {}  # image → region's JSON → its number
-    places = {path: number for number, path in enumerate(files)}
-
-    def add(ref: ImageRef, regions: Sequence[Region], key: str) -> tuple[int, list[int]]:
-        """Notes the image once, and its regions; their numbers."""
-        image = (places[ref.path], ref.height, ref.width, ref.frame)
-        if image not in images:
-            images[image] = _image_json(*image, files[ref.path].stored) | {"regions": []}
-            numbers[image] = {}
-        used = []
-        for region in regions:
-            entry = _region_json(region, key)
-            text = _dumps(entry, f"{key}, region {region.id}")
-            if text not in numbers[image]:
-                numbers[image][text] = len(numbers[image])
-                images[image]["regions"].append(entry)
-            used.append(numbers[image][text])
-        return list(images).index(image), used
-
-    entries = []
-    for record in records:
-        entry: dict[str, Any] = {"key": record.key}
-        entry["image1"], entry["regions1"] = add(record.image1, record.regions1, record.key)
-        if record.image2 is not None and record.regions2 is not None:
-            entry["image2"], entry["regions2"] = add(record.image2, record.regions2, record.key)
-        entries.append(entry)
-    listed = [{"name": file.name, "size": len(file.data), "sha256": file.sha256} for file in files.values()]
-    group = {"format": GROUP_FORMAT, "files": listed, "images": list(images.values()), "records": entries}
-    return _dumps(group, records[0].key).encode("ascii")
-
-
-def _image_json(
-    file: int, height: int, width: int, frame: int | None, stored: tuple[int, int] | None
-) -> dict[str, Any]:
-    entry: dict[str, Any] = {"file": file, "height": height, "width": width}
-    if frame is not None:
-        entry["frame"] = frame
-    if stored is not None:
-        entry["stored"] = list(stored)
-    return entry
-
-
-def _region_json(region: Region, key: str) -> dict[str, Any]:
-    entry: dict[str, Any] = {"id": region.id, "mask": _plain_mask(region.mask, f"{key}, region {region.id}")}
-    if region.captions:
-        entry["captions"] = list(region.captions)
-    if region.questions:
-        entry["questions"] = list(region.questions)
-    if not region.referring:
-        entry["referring"] = False
-    return entry
-
-
-def _plain_mask(mask: Segmentation, where: str) -> Any:
-    if isinstance(mask, np.ndarray):
-        try:
-            return encode_mask(mask)
-        except MaskDecodeError as error:
-            raise MaskDecodeError(f"{where}: {error}", error.reason) from error
-    return _plain(mask)
-
-
-def _plain(value: Any) -> Any:
-    """Arrays, tuples and bytes as what JSON has."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _dumps(value: Any, where: str) -> str:
-    try:
-        return json.dumps(value, separators=(",", ":"), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        message = f"{where}: bad segmentation: it cannot be written as JSON ({error})."
-        raise MaskDecodeError(message, "malformed mask") from error
+GROUP_FORMATS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -140,34 +48,49 @@ class Group:
         """Record number `slot`. Raises ShardError where the JSON does not hold one."""
         try:
             entry = self.content["records"][slot]
-            image1, regions1 = self._image(entry["image1"], entry["regions1"])
-            if "image2" not in entry:
-                return Record(entry["key"], image1, regions1)
-            return Record(entry["key"], image1, regions1, *self._image(entry["image2"], entry["regions2"]))
+            image1 = image2 = None
+            regions1: tuple[Region, ...] = ()
+            regions2 = None
+            if "image1" in entry:
+                image1, regions1 = self._image(entry["image1"]), self._regions(entry["image1"], entry["regions1"])
+            if "image2" in entry:
+                image2, regions2 = self._image(entry["image2"]), self._regions(entry["image2"], entry["regions2"])
+            frames = tuple(self._image(number) for number in entry.get("frames", ()))
+            turns = tuple(_turn(turn) for turn in entry.get("turns", ()))
+            return Record(entry["key"], image1, regions1, image2, regions2, frames, turns)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ShardError(f"{self.where}: record {slot} is malformed ({error!r}). Shard the data again.") from error
 
-    def _image(self, number: int, regions: Sequence[int]) -> tuple[ImageRef, tuple[Region, ...]]:
+    def _image(self, number: int) -> ImageRef:
         image = self.content["images"][number]
         stored = image.get("stored")
-        ref = ImageRef(
+        return ImageRef(
             path=self.files[image["file"]],
             height=image["height"],
             width=image["width"],
             frame=image.get("frame"),
             stored=None if stored is None else (stored[0], stored[1]),
         )
-        return ref, tuple(_region(image["regions"][i]) for i in regions)
+
+    def _regions(self, image: int, numbers: Sequence[int]) -> tuple[Region, ...]:
+        listed = self.content["images"][image]["regions"]
+        return tuple(self._region(listed[number]) for number in numbers)
+
+    def _region(self, entry: Mapping[str, Any]) -> Region:
+        masks = tuple(self.content["masks"][number] for number in entry.get("frame_masks", ()))
+        return Region(
+            mask=entry["mask"] if "mask" in entry else masks[0],
+            captions=tuple(entry.get("captions", ())),
+            id=entry["id"],
+            questions=tuple(entry.get("questions", ())),
+            referring=entry.get("referring", True),
+            may_be_empty=entry.get("may_be_empty", False),
+            frame_masks=masks,
+        )
 
 
-def _region(entry: Mapping[str, Any]) -> Region:
-    return Region(
-        mask=entry["mask"],
-        captions=tuple(entry.get("captions", ())),
-        id=entry["id"],
-        questions=tuple(entry.get("questions", ())),
-        referring=entry.get("referring", True),
-    )
+def _turn(entry: Mapping[str, Any]) -> Turn:
+    return Turn(entry["question"], entry["answer"], tuple(Phrase(*phrase) for phrase in entry.get("phrases", ())))
 
 
 def decode_group(data: bytes, member: Member) -> Group:
@@ -182,6 +105,6 @@ def decode_group(data: bytes, member: Member) -> Group:
             offset += padded(file["size"]) + BLOCK
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ShardError(f"{member}: not a group of maskcap's ({error!r}). Shard the data again.") from error
-    if number != GROUP_FORMAT:
-        raise ShardError(f"{member}: format {number}; this maskcap reads format {GROUP_FORMAT}. Shard the data again.")
+    if number not in GROUP_FORMATS:
+        raise ShardError(f"{member}: format {number}; this maskcap reads 1 and 2. Shard the data again.")
     return Group(tuple(files), content, str(member))

@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 class ShardSource(LenientSource):
-    """One record an image (video frame, pair of frames), read from tars by offset; any order costs the same.
+    """One record an image (video, video frame, pair of frames), read from tars by offset; any order costs the same.
 
     shards: the folder (or fsspec URL) that `maskcap shard` wrote; or tars of SA-1B as published, with members
         `sa_N.jpg` and `sa_N.json`: a folder, a pattern (`/data/sa_*.tar`), a list of tars, or URLs of these.
     verify: whether each member's sha256 is compared whenever it is read (about 1 ms a megabyte). Published tars have
         none: there, a change that leaves JPEG and JSON readable cannot be seen; in shards it can.
 
-    `name`, keys, regions and captions are those of the source that was written: samples are the same. Records stand
-    shard by shard (`blocks`), those of one image or video together (`image_of`).
+    `name`, keys, regions, turns and captions are those of the source that was written: samples are the same. Records
+    stand shard by shard (`blocks`), those of one image or video together (`image_of`).
 
     Building reads the index alone (of published tars the headers, once; later starts find them in the cache folder).
     A missing, truncated or replaced shard, a damaged index, a member without its partner: each is a bad record, or as
@@ -58,6 +58,11 @@ class ShardSource(LenientSource):
         """Whether any record has a caption that singles its region out."""
         return self._reader.has_phrases
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether any record has a conversation."""
+        return self._reader.has_turns
+
     def key_of(self, index: int) -> str:
         """The record's key; a bad record has one too."""
         return self._reader.key_of(index)
@@ -67,7 +72,7 @@ class ShardSource(LenientSource):
         return self._reader.image_of(index)
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """(number of regions, characters of all captions); None where the index does not say."""
+        """(number of regions, characters of all texts); None where the index does not say."""
         return None if index in self.bad else self._reader.text_size_of(index)
 
     def annotation_of(self, index: int) -> str:

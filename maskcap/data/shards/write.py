@@ -122,7 +122,8 @@ def _say_if_videos(plan: Plan, source: Sequence[Record]) -> None:
     if plan.options.resize is None:
         return
     with suppress(DataError):  # of the first record: it is named when it is written
-        if source[int(plan.order[0])].image1.frame is not None:
+        refs = source[int(plan.order[0])].image_refs
+        if refs and refs[0].frame is not None:
             logger.info("videos are stored as they are: resize=%d is for stills", plan.options.resize)
 
 

@@ -12,13 +12,15 @@ from typing import BinaryIO, Literal
 from maskcap.data.bad_samples import BadSample
 from maskcap.data.images import read_image
 from maskcap.data.record import ImageRef, Member, Record
+from maskcap.data.record_rules import frames_to_check
 from maskcap.data.shards.atomic import put, temporary_path, write_file, write_hint
 from maskcap.data.shards.check import check_annotation
+from maskcap.data.shards.columns import Groups, Records
 from maskcap.data.shards.content import ContentHash, content_of
+from maskcap.data.shards.encode import StoredFile, encode_group
 from maskcap.data.shards.files import store_file
-from maskcap.data.shards.index import Groups, Records, Sidecar, shard_name, sidecar_name
+from maskcap.data.shards.index import Sidecar, shard_name, sidecar_name
 from maskcap.data.shards.plan import Plan, record_key
-from maskcap.data.shards.records import StoredFile, encode_group
 from maskcap.data.shards.storage import digest, join, read_file
 from maskcap.data.shards.tar import END, make_header, padding
 from maskcap.data.source_facts import text_size
@@ -154,13 +156,14 @@ class ShardWriter:
     ) -> dict[Path | Member, StoredFile]:
         """The files that the record needs beside those that are `there`; `passed` are images known to decode."""
         new: dict[Path | Member, StoredFile] = {}
-        refs = [ref for ref in (record.image1, record.image2) if ref is not None]
+        refs = record.image_refs
+        looked_at = {record.frames[number] for number in frames_to_check(record)} if record.frames else set(refs)
         for ref in refs:
             decoded = ref in passed
             if ref.path not in there and ref.path not in new:
                 new[ref.path] = store_file(ref, record.key, self.plan.options)
                 decoded |= new[ref.path].stored != ref.stored  # it had to be, for resizing
-            if self.plan.options.check and not decoded:
+            if self.plan.options.check and ref in looked_at and not decoded:
                 read_image(ref, key=record.key)
         passed.update(refs)
         return new
@@ -177,7 +180,7 @@ class _Draft:
         self._sha256 = hashlib.sha256()
         self._size = 0
         self._groups: list[tuple[int, int, int, int, str]] = []
-        self._records: list[tuple[str, int, int, int, int]] = []
+        self._records: list[tuple[str, int, int, int, int, int, int]] = []
         self._content = ContentHash()
         self.bad: list[BadSample] = []
 
@@ -185,7 +188,7 @@ class _Draft:
         """Append a group: its JSON, then its files."""
         self._content.add(records)
         base = f"{group:09d}"
-        names = [base, *(f"{base}.{number}" for number in range(1, len(files)))]
+        names = [f"{base}.{number}" if number else base for number in range(len(files))]
         named = {
             path: replace(file, name=f"{name}.{file.name}")
             for name, (path, file) in zip(names, files.items(), strict=True)
@@ -196,8 +199,10 @@ class _Draft:
             self._append(file.name, file.data)
         for record in records:
             regions, characters = text_size(record)
+            captions = any(region.captions for region in record.regions1)
             phrases = any(region.captions and region.referring for region in record.regions1)
-            self._records.append((record.key, len(self._groups), regions, characters, int(phrases)))
+            flags = int(phrases), int(captions), len(record.turns)
+            self._records.append((record.key, len(self._groups), regions, characters, *flags))
         self._groups.append((group, offset, len(text), self._size, hashlib.sha256(text).hexdigest()))
 
     def finish(self, name: str, plan: str) -> Sidecar:
@@ -224,4 +229,4 @@ class _Draft:
 
 
 _NO_GROUPS = Groups((), (), (), (), ())
-_NONE = Records((), (), (), (), ())
+_NONE = Records((), (), (), (), (), (), ())

@@ -96,10 +96,12 @@ class ImageFolders:
     """Finds image files by name in folders and their COCO sub-folders, by one directory listing each.
 
     A name is looked for as given and by its last part, and both with and without the `COCO_train2014_` and
-    `COCO_val2014_` prefixes.
+    `COCO_val2014_` prefixes; exact: only as given, for names that say where in a folder the file is (several sets may
+    have a `1.jpg`).
     """
 
-    def __init__(self, folders: str | Path | Sequence[str | Path]):
+    def __init__(self, folders: str | Path | Sequence[str | Path], *, exact: bool = False):
+        self._exact = exact
         given = [folders] if isinstance(folders, (str, Path)) else list(folders)
         self.folders = [Path(folder) for folder in given]
         for folder in self.folders:
@@ -116,6 +118,8 @@ class ImageFolders:
         names = dict.fromkeys((base, bare, *(prefix + bare for prefix in _COCO_PREFIXES)))
         inside = [parent] if parent and not parent.startswith("/") and ".." not in parent else []
         below = dict.fromkeys((*inside, "", *_COCO_FOLDERS))
+        if self._exact:
+            names, below = {base: None}, dict.fromkeys(inside if parent else ("",))
         for folder in self.folders:
             for sub in below:
                 listing = self._listing(folder / sub)
@@ -135,14 +139,14 @@ class ImageFolders:
             )
         return {name: path for name, path in found.items() if path is not None}
 
-    def missing(self, name: str, where: object) -> DataError:
-        """The error for an image that `find` does not find."""
-        message = f"{where}: the image {name} is missing. {self._looked()} Fetch it, or remove what is said of it."
+    def missing(self, name: str, where: object, what: str = "image") -> DataError:
+        """The error for an image (or other file: `what`) that `find` does not find."""
+        message = f"{where}: the {what} {name} is missing. {self._looked()} Fetch it, or remove what is said of it."
         return DataError(message, "missing file")
 
     def _looked(self) -> str:
         places = ", ".join(str(folder) for folder in self.folders)
-        return f"Looked in {places} and sub-folders {', '.join(_COCO_FOLDERS)}."
+        return f"Looked in {places}" + ("." if self._exact else f" and sub-folders {', '.join(_COCO_FOLDERS)}.")
 
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self._listings:

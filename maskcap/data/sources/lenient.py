@@ -29,6 +29,11 @@ class LenientSource(Sequence[Record]):
 
     bad: dict[int, DataError]
 
+    @property
+    def has_turns(self) -> bool:
+        """Whether its records hold conversations; most layouts have none."""
+        return False
+
     @abstractmethod
     def _read(self, index: int) -> Record:
         """The record at an index that is in range and not bad. Raises DataError for what only reading finds."""
@@ -92,9 +97,9 @@ class ListedSource(LenientSource):
         return self._slots[index][0]
 
     def image_of(self, index: int) -> Hashable:
-        """What tells the images of records apart; cheap. A bad record is one of its own."""
+        """What tells the images of records apart; cheap. A bad record, or one without an image, is one of its own."""
         key, slot = self._slots[index]
-        return slot.image1.path if isinstance(slot, Record) else key
+        return slot.image1.path if isinstance(slot, Record) and slot.image1 is not None else key
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
         """(number of regions, characters of all their captions); None for a bad record."""

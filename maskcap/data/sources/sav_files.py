@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as field_of
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,10 @@ class Masklets:
 
 @dataclass(frozen=True)
 class Video:
-    """One video. `jsons` and `present` (bool, annotated frames × columns) by kind: manual, auto."""
+    """One video. `jsons` and `present` (bool, annotated frames × columns) by kind: manual, auto.
+
+    phrases: what Ref-SAV says of an object, by (kind, column).
+    """
 
     name: str
     path: Path
@@ -40,11 +44,13 @@ class Video:
     n_frames: int
     jsons: dict[str, Path]
     present: dict[str, np.ndarray]
+    phrases: Mapping[tuple[str, int], str] = field_of(default_factory=dict)
 
-    def objects(self, *frames: int) -> list[tuple[str, int]]:
-        """(kind, column) of the objects that all the annotated frames show, manual first."""
-        shown = {kind: present[list(frames)].all(axis=0) for kind, present in self.present.items()}
-        return [(kind, int(column)) for kind, row in shown.items() for column in np.flatnonzero(row)]
+    def objects(self, *frames: int, every: bool = True) -> list[tuple[str, int]]:
+        """(kind, column) of the objects that all (not `every`: any) of these annotated frames show, manual first."""
+        of = np.all if every else np.any
+        shown = {kind: np.flatnonzero(of(present[list(frames)], axis=0)) for kind, present in self.present.items()}
+        return [(kind, int(column)) for kind, columns in shown.items() for column in columns]
 
 
 @dataclass(frozen=True)

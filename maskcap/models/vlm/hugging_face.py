@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from maskcap.errors import ConfigError
-from maskcap.models.conversation import ADDED_TOKENS, Conversation
+from maskcap.models.conversation import Conversation
 from maskcap.models.sequence import Prefix, Sequences
 from maskcap.models.tree_attention import TreeMask, plain_attention
 from maskcap.models.vlm.interface import Generated, TokenRule
@@ -46,8 +46,9 @@ class HuggingFaceVLM(nn.Module):
         slot = self.conversation.image_slot
         if slot not in self.tokenizer.get_vocab():
             raise ConfigError(f"the tokenizer has no {slot} token: is this a folder of {type(self.model).__name__}?")
+        names = slot, *self.conversation.added_tokens
         # also those that it has: only what it calls special is kept out of the data's words (conversation.Words)
-        control = [AddedToken(token, special=True, normalized=False) for token in (slot, *ADDED_TOKENS)]
+        control = [AddedToken(token, special=True, normalized=False) for token in names]
         self.tokenizer.add_tokens(control, special_tokens=True)
         if len(self.tokenizer) > self.model.get_input_embeddings().num_embeddings:
             self.model.resize_token_embeddings(len(self.tokenizer))
@@ -70,7 +71,7 @@ class HuggingFaceVLM(nn.Module):
         ).last_hidden_state
 
     def read_prefix(self, sequences: Sequences) -> Prefix:
-        """Run the prefixes of B images, and keep what segments attend to."""
+        """Run the prefixes, and keep what segments attend to."""
         mask = sequences.attention
         assert isinstance(mask, torch.Tensor)
         with keeping_caches(self.language_model):
@@ -80,9 +81,8 @@ class HuggingFaceVLM(nn.Module):
                 position_ids=sequences.position_ids,
                 use_cache=True,
             )
-        states_BPC = output.last_hidden_state
-        images, width = states_BPC.shape[0], states_BPC.shape[2]
-        states = states_BPC.flatten(0, 1).index_select(0, sequences.image_positions).view(images, -1, width)
+        places_BT, states = sequences.image_positions, output.last_hidden_state.flatten(0, 1)
+        states = states.index_select(0, places_BT.flatten()).view(*places_BT.shape, -1)
         layers = output.past_key_values.layers
         return Prefix([layer.keys for layer in layers], [layer.values for layer in layers], states, mask)
 
@@ -108,10 +108,10 @@ class HuggingFaceVLM(nn.Module):
         """
         embeds, mask, cache = sequences.inputs_embeds, sequences.attention, None
         assert isinstance(mask, torch.Tensor)
-        if sequences.prefix is not None and sequences.of_images is not None:
-            cache = _fork(sequences.prefix, sequences.of_images)
+        if sequences.prefix is not None and sequences.of_prefixes is not None:
+            cache = _fork(sequences.prefix, sequences.of_prefixes)
             rows, length = mask.shape[0], sequences.prefix.length
-            mask = torch.cat([sequences.prefix.mask.index_select(0, sequences.of_images), mask], dim=1)
+            mask = torch.cat([sequences.prefix.mask.index_select(0, sequences.of_prefixes), mask], dim=1)
             # the library wants the whole sequence and passes over what the cache holds
             embeds = torch.cat([embeds.new_zeros(rows, length, embeds.shape[2]), embeds], dim=1)
         end = self.tokenizer.convert_tokens_to_ids(self.conversation.end)
@@ -130,7 +130,9 @@ class HuggingFaceVLM(nn.Module):
             )
         found = [row[: row.index(end) + 1] if end in row else row for row in ids.tolist()]
         texts = [text.strip() for text in self.tokenizer.batch_decode(found, skip_special_tokens=True)]
-        return Generated(texts, [end not in row for row in found], found)
+        said = [row[:-1] if row[-1:] == [end] else row for row in found]
+        marked = [text.strip() for text in self.tokenizer.batch_decode(said)]
+        return Generated(texts, [end not in row for row in found], found, marked)
 
 
 @contextmanager
@@ -159,11 +161,11 @@ def plain_generation(model: Any) -> Iterator[None]:
         model.generation_config = own
 
 
-def _fork(prefix: Prefix, of_images: torch.Tensor) -> Any:
-    """A cache whose row n is the prefix of image of_images[n]."""
+def _fork(prefix: Prefix, of_prefixes: torch.Tensor) -> Any:
+    """A cache whose row n is prefix of_prefixes[n]."""
     from transformers import DynamicCache
 
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(zip(prefix.keys, prefix.values, strict=True)):
-        cache.update(keys.index_select(0, of_images), values.index_select(0, of_images), layer)
+        cache.update(keys.index_select(0, of_prefixes), values.index_select(0, of_prefixes), layer)
     return cache

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # new ids (N, t) and logits (N, V) of the next token → logits (N, V)
 TokenRule: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Groups: TypeAlias = "tuple[tuple[int, ...], ...]"
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class ImageTokens:
     features (B, T, C): of images with fewer tokens than others the last places are padding, which nothing reads.
     layouts: of the B images. boxes float32 (B, T, 4), as in `TokenLayout` and empty for padding, and valid bool (B, T),
     False for padding: on the device, and None where all images have one and the same grid. geometry: of crops.
+    groups: the images that each prefix shows, by their numbers; None: each alone.
     """
 
     features: torch.Tensor
@@ -39,9 +41,15 @@ class ImageTokens:
     boxes: torch.Tensor | None = None
     valid: torch.Tensor | None = None
     geometry: Geometry | None = None
+    groups: Groups | None = None
+
+    @property
+    def shown(self) -> Groups:
+        """The images of each prefix."""
+        return tuple((image,) for image in range(len(self.layouts))) if self.groups is None else self.groups
 
     def detached(self, images: Sequence[int]) -> ImageTokens:
-        """Those of some images, by their numbers, without gradient."""
+        """Those of some images, by their numbers, without gradient; each is then alone in its prefix."""
         layouts = tuple(self.layouts[image] for image in images)
         longest = max(map(len, layouts))
 
@@ -81,12 +89,13 @@ def place_tokens(
 
 @dataclass(frozen=True)
 class Generated:
-    """Generated answers: their texts, whether each was cut at the limit before it ended, and their token ids, the end
-    among them where there is one."""
+    """Generated answers: their texts, whether each was cut at the limit before it ended, their token ids, the end among
+    them where there is one, and their texts with special tokens ([SEG], `<p>`), but for the end."""
 
     texts: list[str]
     truncated: list[bool]
     ids: list[list[int]] = field(default_factory=list)
+    marked: list[str] = field(default_factory=list)
 
 
 class VLM(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from maskcap.reports.html.drawing import chart, colour
 from maskcap.reports.html.runs import RunFolder
-from maskcap.reports.html.tables import facts_table, metrics_table, predictions_table, settings_table
+from maskcap.reports.html.tables import answers_table, facts_table, metrics_table, predictions_table, settings_table
 
 _PICTURE = 1400  # px a picture is wide at most; larger ones are made smaller
 _QUALITY = 82
@@ -44,6 +44,8 @@ def report_page(runs: Sequence[RunFolder], title: str) -> str:
     for run in runs:
         if run.predictions:
             parts += [f"<h2>Lowest IoU: {escape(run.name)}</h2>", predictions_table(run.predictions)]
+        if answers := answers_table(run.predictions):
+            parts += [f"<h2>Worst answers: {escape(run.name)}</h2>", answers]
     parts += ["<h2>Runs</h2>", facts_table(runs)]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
     body = "\n".join(parts)

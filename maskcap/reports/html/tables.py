@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from maskcap.metrics.captions import token_f1
 from maskcap.metrics.prediction import Prediction
 from maskcap.reports.html.drawing import colour
 from maskcap.reports.html.runs import RunFolder
@@ -64,6 +65,18 @@ def predictions_table(predictions: Sequence[Prediction]) -> str:
         for each in scored[:_WORST]
     ]
     return _table(["record", "region", "set", "asked for", "true caption", "predicted caption", "IoU"], rows)
+
+
+def answers_table(predictions: Sequence[Prediction]) -> str:
+    """The answers with the fewest words in common with the true ones, with their questions; "" without any."""
+    answered = [each for each in predictions if each.predicted_answer is not None]
+    scored = sorted(answered, key=lambda each: token_f1(each.predicted_answer or "", [each.answer or ""]))
+    rows = [
+        [escape(each.key), escape(each.set_name)]
+        + [_text(text) for text in (each.question, each.answer, each.predicted_answer)]
+        for each in scored[:_WORST]
+    ]
+    return _table(["record", "set", "question", "true answer", "predicted answer"], rows) if rows else ""
 
 
 _ABSENT = object()

@@ -5,20 +5,17 @@ from __future__ import annotations
 import gc
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from maskcap.data.batch import Batch, collate, normalise
+from maskcap.data.batch import Batch, normalise
 from maskcap.data.datamodule import MaskCaptionDataModule
-from maskcap.data.record import Record
-from maskcap.data.sample import make_sample
 from maskcap.durable import where_there_is_room, write_whole
 from maskcap.errors import ConfigError, OutOfMemory
 from maskcap.loops.base import Curriculum
@@ -26,17 +23,18 @@ from maskcap.training.faults.gradients import take_gradients
 from maskcap.training.faults.memory import describe, is_out_of_memory, peak_memory
 from maskcap.training.ranks import gather_objects, world_size
 from maskcap.training.strategies import is_sharded
+from maskcap.training.worst_batch import worst_batches
 
 log = logging.getLogger(__name__)
 
 FILE = "batch_size.json"
-_RECORDS = 1000  # of each source that are looked at for the worst one, evenly spread
 _COPIES = 3  # of the trained weights that a fit holds beside gradients: AdamW's two, DDP's buckets
 
 
 class BatchSizeSearch(pl.Callback):
-    """Tries forward and backward of the worst batch: the most regions, with the longest sentences, of the records that
-    it looks at, at the end of the curriculum. `data.batch_size` is doubled while it fits, or halved until it does.
+    """Tries forward and backward of the worst batches of the records that it looks at (see `worst_batches`: the most
+    regions, the most frames, the longest conversation), at the end of the curriculum. `data.batch_size` is doubled
+    while all of them fit, or halved until they do.
 
     Weights, loops, random numbers and optimizer are as if nothing had been tried; all ranks take the smallest one's
     size. The learning rate is not changed. The size is kept in `<run folder>/batch_size.json`, and a run that goes on
@@ -84,17 +82,18 @@ class BatchSizeSearch(pl.Callback):
 
     def _search(self, trainer: pl.Trainer, module: Any, data: MaskCaptionDataModule) -> tuple[int, str | None]:
         """This rank's size, and what to say where even one image does not fit."""
-        worst = worst_batch(data)
+        worst = worst_batches(data)
         whole = data.samples_per_epoch or sum(len(source) for source in data.train_sources.values())
 
         def fits(size: int) -> bool:
             """Tried."""
-            return _fits(trainer, module, worst(size))
+            return all(_fits(trainer, module, batch(size)) for batch in worst)
 
         found = largest(fits, data.batch_size, max(1, whole // world_size()))
         if found:
             return found, None
-        return 0, f"out of memory ({peak_memory()}) already {describe(worst(1))}: lower data.image_size or regions"
+        too_large = next((batch(1) for batch in worst if not _fits(trainer, module, batch(1))), worst[0](1))
+        return 0, f"out of memory ({peak_memory()}) already {describe(too_large)}: lower data.image_size or regions"
 
 
 def _known_size(file: Path) -> int | None:
@@ -118,42 +117,6 @@ def largest(fits: Callable[[int], bool], start: int, most: int) -> int:
         if fits(size):
             return size
     return 0
-
-
-def worst_batch(data: MaskCaptionDataModule) -> Callable[[int], Batch]:
-    """`size` → a batch of so many images as workers hand it over: the worst record's, all with the longest sentences.
-
-    Raises DataError for a record that cannot be read.
-    """
-    options = data.train_options
-    records = [record for source in data.train_sources.values() for record in _spread(source)]
-    worst = max(records, key=lambda record: _cost(record, options.regions_per_image))
-    caption = max(
-        (text for record in records for region in record.regions1 for text in region.captions), key=len, default=""
-    )
-    rng = np.random.default_rng(0)
-    sample = make_sample(worst, rng, image_size=options.image_size, regions_per_image=options.regions_per_image)
-
-    def of(size: int) -> Batch:
-        """As many as asked for."""
-        batch = collate([sample] * size)
-        said = [None if text is None else caption for text in batch.caption]
-        asked = [None if text is None else caption for text in batch.phrase]
-        return replace(batch, caption=said, phrase=asked)
-
-    return of
-
-
-def _spread(source: Sequence[Record]) -> list[Record]:
-    step = max(1, len(source) // _RECORDS)
-    return [source[index] for index in range(0, len(source), step)]
-
-
-def _cost(record: Record, regions: int | None) -> tuple[int, int]:
-    """The regions that a sample of it can have, and the characters of their longest sentences."""
-    lengths = sorted((max(map(len, region.captions), default=0) for region in record.regions1), reverse=True)
-    taken = lengths if regions is None else lengths[:regions]
-    return len(taken), sum(taken)
 
 
 def _fits(trainer: pl.Trainer, module: Any, batch: Batch) -> bool:

@@ -16,8 +16,8 @@ from maskcap.data.batch import Batch
 class ImageCounts(ABC, pl.Callback):
     """Counts something of each image of a validation and of a fit, and has a line for the log at the end of either.
 
-    The images of all ranks, those that only fill a batch left out; a fit's are those seen since it was started or
-    resumed.
+    The images (frames) of all ranks, those that only fill a batch left out; a fit's are those seen since it was started
+    or resumed.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class ImageCounts(ABC, pl.Callback):
     @abstractmethod
     def of_images(self, module: Any, batch: Batch, images: Sequence[int]) -> Iterable[Hashable]:
         """What is counted of each of these images of the batch, those that only fill it among them; nothing at all
-        where none was encoded."""
+        where none was encoded. A sample's number stands for its first image, and again for each further frame."""
 
     @abstractmethod
     def say(self, what: str, counted: Counter[Any], module: Any) -> None:
@@ -74,9 +74,10 @@ class ImageCounts(ABC, pl.Callback):
 
     def _count(self, counted: Counter[Any], module: Any, batch: Any, images: Sequence[int] | None = None) -> None:
         if self.applies(module) and isinstance(batch, Batch):
-            used = range(len(batch.keys)) if images is None else images
+            used = list(range(len(batch.keys)) if images is None else images)
+            used += [owner for owner in batch.frame_owner if owner in used]  # where encodings have them: at the end
             found = zip(used, self.of_images(module, batch, used), strict=False)
-            counted.update(each for image, each in found if not batch.is_padding(image))
+            counted.update(each for image, each in found if not (batch.is_padding(image) or batch.is_blank(image)))
 
     def _say(self, what: str, counted: Counter[Any], trainer: pl.Trainer, module: Any) -> None:
         """Every rank calls it: the counts of all are summed up."""

@@ -12,17 +12,19 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from maskcap.data.batch import collate, normalise
+from maskcap.data.batch import normalise
+from maskcap.data.collate import collate
 from maskcap.data.sample import Sample, make_sample
 from maskcap.data.source_facts import key_of
 from maskcap.errors import ConfigError, DataError
 from maskcap.loops.cycle import Cycle
 from maskcap.metrics.masks import MaskMetrics
 from maskcap.training.callbacks.pictures import show_picture
-from maskcap.training.validation_rows import add_masks, blank_rows, frame_of
+from maskcap.training.validation_pictures import frame_of
+from maskcap.training.validation_rows import add_masks, blank_rows
 
 if TYPE_CHECKING:
-    from maskcap.training.validation import Picture
+    from maskcap.training.validation_pictures import Picture
 
 log = logging.getLogger(__name__)
 
@@ -86,14 +88,15 @@ class PseudoCaptions(pl.Callback):
                 prediction = loop.predict(model, given, model.encode(given.image1, given.sizes))  # type: ignore[arg-type,operator]
             found = add_masks(prediction, batch, MaskMetrics(), blank_rows(batch, "train"))
             for r, (mask, row) in found.items():
-                pictures.append((*frame_of(batch, r, row.score), mask.numpy(), row))
+                pictures.append((*frame_of(batch, r, row), mask.numpy(), row))
         return pictures
 
     def _load(self, datamodule: Any) -> list[Sample]:
         if datamodule is None or not hasattr(datamodule, "has_captions"):
             return []
         captioned = datamodule.has_captions("train")
-        sources = [source for name, source in datamodule.train_sources.items() if not captioned[name]]
+        talked = datamodule.has_turns("train")  # their words are answers: nothing to make up
+        sources = [each for name, each in datamodule.train_sources.items() if not (captioned[name] or talked[name])]
         size = datamodule.image_size if self.image_size is None else self.image_size
         samples = []
         for number, source in enumerate(sources):

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from maskcap.data.batch import collate, normalise
+from maskcap.data.batch import normalise
+from maskcap.data.collate import collate
 from maskcap.data.record import Record
 from maskcap.data.sample import Sample, make_sample
 from maskcap.data.scenes.grammar import CONTENT, VALUES, parse_phrase, swap_word

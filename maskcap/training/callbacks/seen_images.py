@@ -13,8 +13,8 @@ from maskcap.models.mask_caption import MaskCaptionModel
 
 
 class SeenImages(pl.Callback):
-    """Counts the images of a validation by their `tilings` (rows, columns), (0, 0) for a single view, and keeps the
-    first `images` of its first set as `cases`, on the host. Images that only fill a batch are passed over.
+    """Counts the images (frames) of a validation by their `tilings` (rows, columns), (0, 0) for a single view, and
+    keeps the first `images` of its first set as `cases`, on the host. Images that only fill a batch are passed over.
     """
 
     def __init__(self, images: int) -> None:
@@ -40,10 +40,12 @@ class SeenImages(pl.Callback):
     ) -> None:
         """Counts the batch's tilings, and keeps its images while there is room."""
         rule = pl_module.model.tiling_rule  # type: ignore[union-attr]
-        sizes = [size for image, size in enumerate(batch.sizes) if not batch.is_padding(image)]
+        owners = [*range(len(batch.keys)), *batch.frame_owner]
+        seen = [not (batch.is_padding(owner) or batch.is_blank(owner)) for owner in owners]
+        sizes = [size for size, there in zip(batch.image_sizes, seen, strict=True) if there]
         self.tilings.update((0, 0) if rule is None else rule.choose(*size) for size in sizes)  # type: ignore[operator]
-        costs = enumerate(pl_module.last_tokens)  # type: ignore[arg-type]
-        self.tokens.update(tokens for image, (tokens, _) in costs if not batch.is_padding(image))
+        costs = zip(pl_module.last_tokens, seen, strict=False)  # type: ignore[arg-type]
+        self.tokens.update(tokens for (tokens, _), there in costs if there)
         if dataloader_idx == 0:
             self.cases += _cases(batch, self.images - len(self.cases))
 

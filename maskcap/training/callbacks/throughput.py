@@ -198,15 +198,16 @@ class Window:
 
 
 def batch_size(batch: Any, images: Sequence[int] | None = None) -> tuple[float, float]:
-    """Regions and images of a `Batch`, of these images or of all, 0 where it is padding; NaN of anything else."""
+    """Regions and images (every frame of a video is one, a text without an image none) of a `Batch`, of these samples
+    or of all, 0 where it is padding; NaN of anything else."""
     if not hasattr(batch, "region_ids") or not hasattr(batch, "keys"):
         return math.nan, math.nan
     if batch.all_padding:
         return 0, 0
-    if images is None or len(images) == len(batch.keys):
-        return len(batch.region_ids), len(batch.keys)
-    owners = batch.images_of(range(len(batch.region_ids)))
-    return sum(owner in set(images) for owner in owners), len(images)
+    used = set(range(len(batch.keys)) if images is None else images)
+    regions = batch.images_of(range(len(batch.region_ids)))
+    shown = sum(not batch.is_blank(image) for image in used) + sum(owner in used for owner in batch.frame_owner)
+    return sum(owner in used for owner in regions), shown
 
 
 def summarise(window: Window, peak_flops: float | None, memory_gib: float) -> dict[str, float]:

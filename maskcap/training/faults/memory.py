@@ -40,14 +40,17 @@ def batch_named(batch: Batch | None) -> Iterator[None]:
 
 
 def describe(batch: Batch | None) -> str:
-    """A batch's samples with their sizes and numbers of regions, for a message."""
+    """A batch's samples with their sizes and numbers of regions, frames and turns, for a message."""
     if batch is None:
         return "outside of a batch"
     regions = Counter(batch.images_of(range(len(batch.region_ids))))
-    samples = [
-        f"{key} ({width}×{height} px, {regions[image]} regions)"
-        for image, (key, (height, width)) in enumerate(zip(batch.keys, batch.sizes, strict=True))
-    ]
+    frames = Counter(batch.frame_owner)
+    samples = []
+    for image, (key, (height, width)) in enumerate(zip(batch.keys, batch.sizes, strict=True)):
+        size = "no image" if batch.is_blank(image) else f"{width}×{height} px"
+        shown = f", {1 + frames[image]} frames" if frames[image] else ""
+        talk = f", {len(batch.turns[image])} turns" if batch.turns and batch.turns[image] else ""
+        samples.append(f"{key} ({size}, {regions[image]} regions{shown}{talk})")
     more = f" and {len(samples) - _NAMED} more" if len(samples) > _NAMED else ""
     height, width = batch.image1.shape[-2:]
     return (

@@ -54,7 +54,7 @@ def split_step(module: MaskCaptionModule, batch: Batch, *, first: bool) -> tuple
     else:
         assert done is not None
         total, outputs = done
-        log_step(module, outputs, total, len(batch.keys), batch.all_padding)
+        log_step(module, outputs, total, len(batch.keys), batch.all_padding, module.entry_losses)
     average_gradients(parameters)
     module.note_batch(batch.keys, total, outputs)
     gradients = take_gradients(parameters)

@@ -98,5 +98,6 @@ def test_statistics_merge_and_name_the_first_three(good):
         "records": 10, "bad_records": 5, "problems": 5, "pairs": 0, "images": 10, "regions": 30,
         "regions_with_captions": 30, "captions": 60, "questions": 0, "masks": 30, "empty_masks": 0,
         "kept_as_one_pixel": whole.counts["kept_as_one_pixel"], "vanish_on_grid": 0,
+        "videos": 0, "without_image": 0, "turns": 0, "answer_phrases": 0, "empty_by_right": 0,
     }  # fmt: skip
     assert whole.histograms["caption_words"].count == 60 and whole.histograms["caption_words"].least == 0

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 
-from maskcap.data.rle import encode_mask
+from maskcap.data.record import Record
+from maskcap.data.rle import decode_mask, encode_mask
 
 HEIGHT, WIDTH = 20, 30
 
@@ -48,3 +50,52 @@ def write_json() -> Callable[[Path, Any], Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def coco_rle() -> Callable[[np.ndarray], dict[str, Any]]:
+    """A drawn mask as pycocotools writes it: compressed RLE with text counts."""
+
+    def encode(mask_HW: np.ndarray) -> dict[str, Any]:
+        rle: Any = coco.encode(np.asfortranarray(mask_HW.astype(np.uint8)))
+        return {"size": list(rle["size"]), "counts": rle["counts"].decode("ascii")}
+
+    return encode
+
+
+@pytest.fixture
+def box() -> Callable[..., np.ndarray]:
+    """box(top, left, bottom, right): a rectangle as a mask, uint8 0/1 (20, 30); bottom and right are outside of it."""
+
+    def draw(top: int, left: int, bottom: int, right: int) -> np.ndarray:
+        mask_HW = np.zeros((HEIGHT, WIDTH), np.uint8)
+        mask_HW[top:bottom, left:right] = 1
+        return mask_HW
+
+    return draw
+
+
+@pytest.fixture
+def spans_of() -> Callable[[Record], list[str]]:
+    """The words of a grounded turn's phrases, in order."""
+
+    def read(record: Record) -> list[str]:
+        (turn,) = record.turns
+        return [turn.answer[phrase.start : phrase.end] for phrase in turn.phrases]
+
+    return read
+
+
+@pytest.fixture
+def masks_of() -> Callable[[Record], list[np.ndarray]]:
+    """The masks of a grounded turn's phrases, in order, at the image's size."""
+
+    def read(record: Record) -> list[np.ndarray]:
+        image = record.image1
+        assert image is not None
+        return [
+            decode_mask(record.regions1[phrase.region].mask, image.height, image.width)
+            for phrase in record.turns[0].phrases
+        ]
+
+    return read

@@ -14,7 +14,7 @@ from maskcap.data.batch import IMAGENET_MEAN, IMAGENET_STD
 from maskcap.errors import ConfigError, DataError
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import pretrained_qwen2_vl, tiny_qwen2_vl, tiny_sam2
-from maskcap.models.segments import Questions, Segment
+from maskcap.models.segments import Questions, one_turn
 from maskcap.models.sequence import build_continuations, build_sequences
 from maskcap.models.vlm.adaptive_processor import AdaptiveQwen2VLImageProcessor
 from maskcap.models.vlm.packed import forward_inputs
@@ -114,7 +114,7 @@ def test_an_image_keeps_its_aspect_ratio_within_the_limits(vlm: Qwen2VL) -> None
 
 def test_positions_are_those_of_the_stock_model(vlm: Qwen2VL, draw: Draw) -> None:
     tokens = vlm.encode_image(image1_of(draw(140, 224), draw(140, 224, 1)))
-    segments = [Segment(1, "<|im_start|> red circle", " small"), Segment(0, "<|im_start|> blue", None)]
+    segments = [one_turn(1, "<|im_start|> red circle", " small"), one_turn(0, "<|im_start|> blue", None)]
     rows = build_sequences(vlm, Questions(segments), tokens, packing="none")
     prefix = vlm.conversation.prefix.replace("<|image_pad|>", "<|image_pad|>" * 40)
     texts = [f"{prefix}<|im_start|> red circle", f"{prefix}<|im_start|> blue"]
@@ -130,7 +130,7 @@ def test_positions_are_those_of_the_stock_model(vlm: Qwen2VL, draw: Draw) -> Non
 def test_states_of_a_sequence_equal_the_stock_models_logits(vlm: Qwen2VL, draw: Draw) -> None:
     image = draw(140, 224)
     tokens = vlm.encode_image(image1_of(image), patches=Patches(alpha=0.4))
-    rows = build_sequences(vlm, Questions([Segment(0, "<|im_start|> red circle", None)]), tokens, packing="none")
+    rows = build_sequences(vlm, Questions([one_turn(0, "<|im_start|> red circle", None)]), tokens, packing="none")
     inputs = processed([image], **BUDGET)
     prefix = vlm.conversation.prefix.replace("<|image_pad|>", "<|image_pad|>" * tokens.counts[0])
     ids = [id_ for part in (prefix, "<|im_start|> red circle") for id_ in vlm.tokenizer(part)["input_ids"]]
@@ -150,13 +150,13 @@ def test_a_regions_tokens_stand_as_a_second_image(vlm: Qwen2VL, draw: Draw) -> N
     assert regions.positions is not None
     rows_columns = [[0, 0, 0, 0], [1, 1, 2, 2], [2, 3, 2, 3]]
     assert regions.positions[0][0].tolist() == rows_columns and regions.positions[0][1] == 5
-    ids = vlm.tokenizer(vlm.conversation.prefix)["input_ids"]
     words = len(vlm.tokenizer(" describe")["input_ids"])
     for keep in (True, False):
-        end = len(ids) - 1 + 5 * keep  # the image takes five positions, and so does the region's
-        segment = Segment(0, "<|im_start|><vp><VP_CONTEXT></vp> describe", " red", 0, keep_image=keep)
+        before = vlm.tokenizer(vlm.conversation.prefix if keep else vlm.conversation.no_image)["input_ids"]
+        end = len(before) + 4 * keep  # the image takes five positions, and so does the region's
+        segment = one_turn(0, "<|im_start|><vp><VP_CONTEXT></vp> describe", " red", (0,), keep_image=keep)
         rows = build_sequences(vlm, Questions([segment], regions), encoded.tokens if keep else None)
-        found = rows.position_ids[:, 0, len(ids) - 1 + 25 * keep :]
+        found = rows.position_ids[:, 0, len(before) + 24 * keep :]
         text = [end, end + 1, *range(end + 2 + 5, end + 2 + 5 + 1 + words + 2)]
         for axis, places in enumerate(rows_columns):
             assert found[axis].tolist() == [*text[:2], *(end + 2 + place for place in places), *text[2:]]
@@ -174,7 +174,7 @@ def test_rows_that_go_on_from_a_cache_stand_after_the_prefix(vlm: Qwen2VL, draw:
     model = MaskCaptionModel(vlm, tiny_sam2(image_size=32, hidden_size=64, width=8, mlp_dim=64))
     image1 = image1_of(draw(140, 140), draw(140, 140, 1))
     encoded = model.encode(image1, [(140, 140), (112, 224)])
-    questions = Questions([Segment(1, "<|im_start|> red"), Segment(0, "<|im_start|> large red circle")])
+    questions = Questions([one_turn(1, "<|im_start|> red"), one_turn(0, "<|im_start|> large red circle")])
     rows = build_continuations(vlm, questions, encoded.tokens, encoded.prefix)
     text = len(vlm.tokenizer(vlm.conversation.prefix)["input_ids"]) - 1
     wide, square = text + 8, text + 5

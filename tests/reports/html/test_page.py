@@ -18,7 +18,7 @@ from maskcap.metrics.prediction import Prediction
 from maskcap.reports.html.drawing import chart, colour
 from maskcap.reports.html.page import data_uri, report_page
 from maskcap.reports.html.runs import read_runs
-from maskcap.reports.html.tables import better, metrics_table, predictions_table, settings_table
+from maskcap.reports.html.tables import answers_table, better, metrics_table, predictions_table, settings_table
 from tests.reports.html.conftest import MakeRun
 
 _VOID = {"meta", "input", "img"}
@@ -86,6 +86,16 @@ def test_the_worst_predictions_come_first():
     rows = [Prediction(f"k{i}", "0", "main", "s", caption="<b>", iou=iou) for i, iou in enumerate((0.9, None, 0.1))]
     table = predictions_table(rows)
     assert table.index("k2") < table.index("k0") and "k1" not in table and "&lt;b&gt;" in table
+
+
+def test_the_worst_answers_come_first():
+    rows = [
+        Prediction(f"k{i}", "answer", "main", "s", question="<q>", answer="a dog", predicted_answer=said)
+        for i, said in enumerate(("a dog", "a cat", None))
+    ]
+    table = answers_table(rows)
+    assert table.index("k1") < table.index("k0") and "k2" not in table and "&lt;q&gt;" in table
+    assert answers_table(rows[2:]) == "" and "k0" not in predictions_table(rows)
 
 
 def test_a_chart_of_anything_has_finite_places_inside_its_frame():

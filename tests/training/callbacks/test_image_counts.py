@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from maskcap.data.batch import Batch
 from maskcap.training.callbacks.image_counts import ImageCounts
+from maskcap.training.callbacks.seen_images import SeenImages
 from maskcap.training.callbacks.vision_tokens import VisionTokens
 
 
@@ -78,3 +79,18 @@ def test_images_that_no_loop_learned_from_are_not_counted(tiny_batch: Batch) -> 
     crops = VisionTokens()
     crops.on_train_batch_end(Trainer(), module, None, batch, 0)  # type: ignore[arg-type]
     assert crops._fit == {(64, 64): 1}
+
+
+def test_frames_count_and_what_is_no_image_does_not(tiny_batch: Batch) -> None:
+    """In the order of the encodings: the samples' first images, then every further frame."""
+    sizes = [(64, 64), (8, 8)]
+    batch = replace(tiny_batch, sizes=sizes, frames=tiny_batch.image1[:1], frame_owner=(1, 1), blank=(True, False))
+    counts = Keys()
+    counts.on_validation_batch_end(Trainer(), object(), None, batch, 0)  # type: ignore[arg-type]
+    counts.on_validation_end(Trainer(), object())  # type: ignore[arg-type]
+    assert counts.said == [("validation", {(8, 8): 3})]
+    seen = SeenImages(2)
+    module = SimpleNamespace(model=SimpleNamespace(tiling_rule=None), last_tokens=[(9, 9), (16, 16), (4, 4), (4, 4)])
+    padded = replace(batch, padding=(False, False))
+    seen.on_validation_batch_end(Trainer(), module, None, padded, 0)  # type: ignore[arg-type]
+    assert seen.tokens == {16: 1, 4: 2} and seen.tilings == {(0, 0): 3}

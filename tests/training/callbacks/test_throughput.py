@@ -326,3 +326,8 @@ def test_regions_of_images_that_no_loop_learned_from_are_left_out(
     loader = DataLoader(range(2), collate_fn=lambda _: tiny_batch)  # pyright: ignore[reportArgumentType]
     rows = _fit(make_trainer, tmp_path, module, [loader], Throughput(every=2, warmup=1, clock=clock))
     assert rows[2]["regions_per_s"] == pytest.approx(1.0) and rows[2]["images_per_s"] == pytest.approx(0.5)
+
+
+def test_frames_count_as_images_and_texts_do_not(tiny_batch: Batch) -> None:
+    batch = replace(tiny_batch, frame_owner=(0, 0, 1), blank=(False, True))
+    assert batch_size(batch) == (3, 4) and batch_size(batch, [0]) == (2, 3) and batch_size(batch, [1]) == (1, 1)

@@ -106,9 +106,11 @@ class NoMemory(_Faulty):
         super().__init__(rank, first, last, weight, ce_weight, dice_weight, box_jitter, sampled_points)
         self.fit, self.in_backward = fit, in_backward
 
-    def _logits(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> torch.Tensor:
-        sparse = model.segmenter.embed_boxes(mask_boxes(batch.mask1))
-        return model.segmenter.decode(context.encoded.segmenter, batch.region_image, sparse)
+    def _logits(
+        self, model: MaskCaptionModel, masks: torch.Tensor, region_image: torch.Tensor, context: StepContext
+    ) -> torch.Tensor:
+        sparse = model.segmenter.embed_boxes(mask_boxes(masks))
+        return model.segmenter.decode(context.encoded.segmenter, region_image, sparse)
 
     def fault(self, output: LoopOutput, batch: Batch) -> LoopOutput:
         """As torch raises it."""

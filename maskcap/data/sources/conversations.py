@@ -1,0 +1,65 @@
+"""Conversations as LLaVA, VideoChat and Osprey write them: `[{"from": "human", "value": …}, {"from": "gpt", …}, …]`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from maskcap.data.record import Turn
+from maskcap.data.sources.files import list_of, require
+from maskcap.errors import DataError
+
+PLACEHOLDERS = ("<image>", "<video>")
+
+
+def read_pairs(
+    entry: dict[str, Any], where: str, skipped: Counter[str], *, may_lead: bool = False
+) -> list[tuple[str, str]]:
+    """(question, answer) of each turn of `conversations`, as written: human, gpt, human …
+
+    may_lead: leave out gpt messages before the first human one, and count them in `skipped`. A last question without an
+    answer is left out and counted. Raises DataError for any other order, and for messages that are no texts.
+    """
+    messages = list_of(dict, entry.get("conversations"), "'conversations'", where)
+    require(all(isinstance(m.get("value"), str) for m in messages), where, "'conversations' must have texts as 'value'")
+    while may_lead and messages and messages[0].get("from") == "gpt":
+        messages = messages[1:]
+        skipped["answers before the first question"] += 1
+    order = ["human" if i % 2 == 0 else "gpt" for i in range(len(messages))]
+    require(
+        [m.get("from") for m in messages] == order, where, "'conversations' must go 'human', 'gpt', 'human', … ('from')"
+    )
+    if len(messages) % 2:
+        skipped["turns without an answer"] += 1
+    asked, answered = messages[::2], messages[1::2]
+    return [(question["value"], answer["value"]) for question, answer in zip(asked, answered, strict=False)]
+
+
+def without_placeholders(text: str) -> str:
+    """The text without `<image>` and `<video>`: a sample's pictures always stand before its conversation."""
+    for placeholder in PLACEHOLDERS:
+        text = text.replace(placeholder, "")
+    return text.strip()
+
+
+def read_turns_about_all(entry: dict[str, Any], where: str, skipped: Counter[str]) -> tuple[Turn, ...]:
+    """The whole conversation of an entry, about its image or video (or none). Raises DataError.
+
+    That there is no turn, or an empty text, is an error; what is left out (see `read_pairs`) is counted.
+    """
+    pairs = read_pairs(entry, where, skipped, may_lead=True)
+    require(bool(pairs), where, "the conversation has no question with an answer. Remove the entry", "no turns")
+    turns = []
+    for number, (question, answer) in enumerate(pairs, 1):
+        turn = Turn(without_placeholders(question), answer.strip())
+        for what, text in (("question", turn.question), ("answer", turn.answer)):
+            if not text:
+                message = f"{where}: the {what} of turn {number} is empty. Write it, or remove the turn."
+                raise DataError(message, "empty caption")
+        turns.append(turn)
+    return tuple(turns)
+
+
+def characters(turns: tuple[Turn, ...]) -> int:
+    """How long all texts of a conversation are together."""
+    return sum(len(turn.question) + len(turn.answer) for turn in turns)

@@ -1,0 +1,99 @@
+"""LLaVA's instruction mixes (665k and the like): one JSON of conversations about an image each, or about none."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskcap.data.image_sizes import image_size
+from maskcap.data.record import ImageRef, Record, Turn
+from maskcap.data.sources.conversations import characters, read_turns_about_all
+from maskcap.data.sources.files import ImageFolders, require
+from maskcap.data.sources.json_entries import keyed, read_entries
+from maskcap.data.sources.planned import Plan, TurnsSource
+from maskcap.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class LlavaSource(TurnsSource):
+    """One record an entry `{id, image?, conversations[{from: human | gpt, value}]}`: its conversation as turns.
+
+    annotation: the JSON list (or a `.jsonl`). images: the folder that entries' paths (`coco/train2017/1.jpg`) are
+        relative to, or several; they are looked for as written.
+
+    The `<image>` placeholder is taken out of questions. An entry without `image` makes a record without one. An
+    answer before the first question, and a last question without an answer, are left out and counted in `skipped`.
+    Keys are `"llava/<file stem>/<id>"` (`#2`, `#3` … for a repeated id). A conversation in the wrong order, an empty
+    text, a placeholder without an image, or a missing image makes a bad record (see `LenientSource`): asking for it
+    raises DataError, and so does an image whose header cannot be read.
+
+    Raises DataError for a missing or unreadable annotation file, folders without any of the images, and when every
+    record is bad.
+    """
+
+    name = "llava"
+
+    def __init__(self, annotation: str | Path, images: str | Path | Sequence[str | Path]):
+        path = Path(annotation)
+        entries = read_entries(path)
+        folders = ImageFolders(images, exact=True)
+        paths = folders.find_all(_names(entries), path)
+        skipped: Counter[str] = Counter()
+        slots: list[tuple[str, Plan | DataError]] = [
+            (key, _plan(entry, where, paths, folders, skipped)) for key, where, entry in keyed(entries, self.name, path)
+        ]
+        self.skipped = dict(skipped)
+        super().__init__(slots, path)
+        logger.info("%s: %d records; skipped: %s", path.name, len(self), self.skipped or "nothing")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A conversation and its image's file; None: it has no image."""
+
+    image: Path | None
+    turns: tuple[Turn, ...]
+
+    @property
+    def text_size(self) -> tuple[int, int]:
+        """(0 regions, characters of all texts)."""
+        return 0, characters(self.turns)
+
+    def record(self, key: str) -> Record:
+        """Reads the image's header. Raises ImageDecodeError."""
+        if self.image is None:
+            return Record(key, None, (), turns=self.turns)
+        size = image_size(self.image, f"{key}: {self.image}")
+        return Record(key, ImageRef(self.image, *size), (), turns=self.turns)
+
+
+def _names(entries: Sequence[Any]) -> Iterable[str]:
+    return (entry["image"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("image"), str))
+
+
+def _plan(
+    entry: Any, where: str, paths: Mapping[str, Path], folders: ImageFolders, skipped: Counter[str]
+) -> _Plan | DataError:
+    """A good entry's plan; a bad one counts nothing as skipped."""
+    counts: Counter[str] = Counter()
+    try:
+        if isinstance(entry, DataError):
+            raise entry
+        require(isinstance(entry, dict), where, "expected an object with 'conversations'")
+        name = entry.get("image")
+        require(name is None or isinstance(name, str), where, "'image' must be a path, or left out")
+        turns = read_turns_about_all(entry, where, counts)
+        if name is None:
+            asks = any("<image>" in message["value"] for message in entry["conversations"])
+            require(not asks, where, "the conversation has an <image> placeholder, and the entry no 'image'")
+        elif name not in paths:
+            raise folders.missing(name, where)
+    except DataError as error:
+        return error
+    skipped.update(counts)
+    return _Plan(None if name is None else paths[name], turns)

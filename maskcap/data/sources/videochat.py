@@ -1,0 +1,95 @@
+"""VideoChat (Chat-UniVi's instructions): one JSON of conversations about a video each, beside the video files."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from maskcap.data.image_sizes import video_size
+from maskcap.data.record import ImageRef, Record, Turn
+from maskcap.data.sources.conversations import characters, read_turns_about_all
+from maskcap.data.sources.files import ImageFolders, require
+from maskcap.data.sources.json_entries import keyed, read_entries
+from maskcap.data.sources.planned import Plan, TurnsSource
+from maskcap.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+
+class VideoChatSource(TurnsSource):
+    """One record an entry `{video, conversations[{from: human | gpt, value}]}`: all frames of the video, and turns.
+
+    annotation: the JSON list (or a `.jsonl`). videos: the folder that entries' paths are relative to, or several; they
+        are looked for as written, and an `.mkv` that is not there as `.mp4`.
+
+    Building opens no video; a record that is asked for reads its video's packets (not its pixels) to count the frames,
+    and a sample draws some of them. Placeholders `<image>` and `<video>` are taken out of questions. An answer before
+    the first question, and a last question without an answer, are left out and counted in `skipped`. Keys are
+    `"videochat/<file stem>/<id>"`: the entry's own `id`, else its number from 0 (`#2`, `#3` … for a repeated id). A
+    conversation in the wrong order, an empty text or a missing video makes a bad record (see `LenientSource`): asking
+    for it raises DataError, and so does a damaged video.
+
+    Raises DataError for a missing or unreadable annotation file, folders without any of the videos, and when every
+    record is bad.
+    """
+
+    name = "videochat"
+
+    def __init__(self, annotation: str | Path, videos: str | Path | Sequence[str | Path]):
+        path = Path(annotation)
+        entries = read_entries(path)
+        folders = ImageFolders(videos, exact=True)
+        skipped: Counter[str] = Counter()
+        slots: list[tuple[str, Plan | DataError]] = [
+            (key, _plan(entry, where, folders, skipped)) for key, where, entry in keyed(entries, self.name, path)
+        ]
+        self.skipped = dict(skipped)
+        super().__init__(slots, path)
+        logger.info("%s: %d records; skipped: %s", path.name, len(self), self.skipped or "nothing")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A conversation and its video's file."""
+
+    image: Path
+    turns: tuple[Turn, ...]
+
+    @property
+    def text_size(self) -> tuple[int, int]:
+        """(0 regions, characters of all texts)."""
+        return 0, characters(self.turns)
+
+    def record(self, key: str) -> Record:
+        """Counts the video's frames. Raises ImageDecodeError."""
+        count, height, width = video_size(self.image, f"{key}: {self.image}")
+        frames = tuple(ImageRef(self.image, height, width, frame=number) for number in range(count))
+        return Record(key, frames[0], (), frames=frames, turns=self.turns)
+
+
+def _find(name: str, folders: ImageFolders, where: str) -> Path:
+    found = folders.find(name)
+    if found is None and name.endswith(".mkv"):
+        found = folders.find(f"{name.removesuffix('.mkv')}.mp4")
+    if found is None:
+        raise folders.missing(name, where, "video")
+    return found
+
+
+def _plan(entry: Any, where: str, folders: ImageFolders, skipped: Counter[str]) -> _Plan | DataError:
+    """A good entry's plan; a bad one counts nothing as skipped."""
+    counts: Counter[str] = Counter()
+    try:
+        if isinstance(entry, DataError):
+            raise entry
+        ok = isinstance(entry, dict) and isinstance(entry.get("video"), str)
+        require(ok, where, "expected an object with 'video', a path, and 'conversations'")
+        plan = _Plan(_find(entry["video"], folders, where), read_turns_about_all(entry, where, counts))
+    except DataError as error:
+        return error
+    skipped.update(counts)
+    return plan

@@ -1,0 +1,235 @@
+"""Validation of conversations, videos, texts without an image and empty targets; numbers from the pixels alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from maskcap.data.batch import Batch
+from maskcap.data.record import Phrase, Turn
+from maskcap.loops.base import Ask, Loop, LoopPrediction, Need, nothing_to_learn
+from maskcap.loops.caption_to_mask import CaptionToMask
+from maskcap.loops.dialogue import Dialogue
+from maskcap.loops.mask_to_caption import MaskToCaption
+from maskcap.loops.outputs import Answer
+from maskcap.loops.prompt_to_mask import PromptToMask
+from maskcap.metrics.prediction import Prediction
+from maskcap.models.mask_caption import MaskCaptionModel
+from maskcap.training.used_images import only_images
+from maskcap.training.validation import Validation
+from maskcap.training.validation_answers import without_tags
+
+GROUNDED = Turn("Describe it.", "a dog on a red sofa", (Phrase(0, 5, 1), Phrase(9, 19, 0)))
+SAID = {0: "<p> the dog </p> [SEG] on <p> a rug </p> [SEG].", 2: "because"}
+SHIFT = 2
+
+
+def box(top: int, left: int, side: int = 8) -> torch.Tensor:
+    """A square of 32 × 32 pixels."""
+    mask = torch.zeros(32, 32)
+    mask[top : top + side, left : left + side] = 1
+    return mask
+
+
+@pytest.fixture
+def talks() -> Batch:
+    """A grounded answer (regions a, b), a video of three frames (a phrase about c, which has left the last one, and d,
+    which nothing is said of), a text without an image."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        image1=torch.rand(3, 3, 32, 32, generator=generator),
+        mask1=torch.stack([box(2, 2), box(2, 20), box(10, 10), box(20, 2)]),
+        region_image=torch.tensor([0, 0, 1, 1]),
+        caption=[None] * 4,
+        phrase=[None, None, "the cat", None],
+        question=[None] * 4,
+        references=[()] * 4,
+        phrases=[(), (), ("the cat",), ()],
+        region_ids=["a", "b", "c", "d"],
+        keys=["gcg/val/0", "clips/val/1", "talk/val/2"],
+        sources=["gcg", "clips", "talk"],
+        sizes=[(40, 50)] * 3,
+        frames=torch.rand(2, 3, 32, 32, generator=generator),
+        frame_owner=(1, 1),
+        frame_masks=torch.stack([box(12, 10), torch.zeros(32, 32), box(20, 4), box(20, 6)]),
+        frame_mask_region=(2, 2, 3, 3),
+        frame_mask_frame=(0, 1, 0, 1),
+        turns=[(GROUNDED,), (), (Turn("Who?", "nobody"), Turn("Why?", "because."))],
+        empty=(False,) * 4,
+        blank=(False, False, True),
+        entries=["one", "two", "two"],
+    )
+
+
+class Says(Loop):
+    """Answers SAID, the masks of the phrases being those of their own regions moved right."""
+
+    needs: Need | None = "turns"
+    generates = True
+    weight = 1.0
+
+    def ask(self, model: Any, batch: Batch, context: Any) -> Ask:
+        return nothing_to_learn(model)
+
+    def predict(self, model: Any, batch: Batch, encoded: Any) -> LoopPrediction:
+        answers = []
+        for image, turns in enumerate(batch.turns):
+            if not turns:
+                continue
+            text = SAID[0 if turns[-1].phrases else 2]
+            regions = [batch.region_of(image, phrase.region) for phrase in turns[-1].phrases]
+            logits = batch.mask1[regions].roll(SHIFT, dims=2) - 0.5 if regions else None
+            phrases = ("the dog", "a rug") if regions else ()
+            answers.append(Answer(image, turns[-1].question, text, batch.sources[image] == "talk", phrases, logits))
+        return LoopPrediction([], answers=answers)
+
+
+class Follows(Loop):
+    """Finds every phrase's masks in all frames, moved down."""
+
+    needs: Need | None = "phrases"
+    weight = 1.0
+
+    def ask(self, model: Any, batch: Batch, context: Any) -> Ask:
+        return nothing_to_learn(model)
+
+    def predict(self, model: Any, batch: Batch, encoded: Any) -> LoopPrediction:
+        asked = [region for region, phrases in enumerate(batch.phrases) if phrases]
+        of_masks = batch.masks_of(asked)
+        masks = [mask for _, mask in of_masks]
+        regions = [asked[row] for row, _ in of_masks]
+        logits = batch.masks[masks].roll(SHIFT, dims=1) - 0.5
+        return LoopPrediction(regions, [batch.phrases[r][0] for r in regions], mask_logits=logits, masks=masks)
+
+
+def validated(batches: Sequence[Batch], pictures: int = 8) -> tuple[dict[str, float], Validation]:
+    validation = Validation({"says": Says(), "follows": Follows()}, None, meteor=False, pictures=pictures)
+    model: Any = SimpleNamespace(encode=lambda *_: None)
+    for batch in batches:
+        validation.update(model, batch, 0)
+    return validation.compute(), validation
+
+
+def iou(side: int = 8) -> float:
+    """Of a square with itself moved by SHIFT."""
+    both = side * (side - SHIFT)
+    return both / (2 * side * side - both)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (SAID[0], "the dog on a rug."),
+        ("<p>a dog</p>[SEG]", "a dog"),
+        ("Sure, [SEG].", "Sure,."),
+        ("no tags  here", "no tags here"),
+    ],
+)
+def test_words_without_tags(text: str, words: str) -> None:
+    assert without_tags(text) == words
+
+
+def test_answers_are_scored_as_words_and_by_their_masks(talks: Batch) -> None:
+    values, validation = validated([talks])
+    # "because" is "because." of the last turn; of the other answer "dog" and "on" and "a" of 5 and 6 words are right.
+    assert values["answer_exact"] == 0.5
+    assert values["answer_f1"] == pytest.approx((1 + 2 * 3 / (5 + 6)) / 2)
+    assert values["answer_truncated"] == 0.5 and "caption_truncated" not in values
+    assert values["gcg_miou"] == pytest.approx(iou()) and values["gcg_mask_recall"] == 1
+    assert values["gcg_phrase_recall"] == 0.5 and values["gcg_seg_aligned"] == 1
+    rows = {(row.key, row.region_id): row for row in validation.predictions if row.score != "phrases"}
+    answer = rows["gcg/val/0", "answer"]
+    assert (answer.question, answer.answer, answer.predicted_answer) == (GROUNDED.question, GROUNDED.answer, SAID[0])
+    assert (rows["talk/val/2", "answer"].size, rows["talk/val/2", "answer"].truncated) == (None, True)
+    dog = rows["gcg/val/0", "b"]
+    assert (dog.score, dog.phrase, dog.iou) == ("grounded", "a dog", pytest.approx(iou())) and dog.predicted_rle
+    assert all(Prediction.from_json(row.to_json()) == row for row in validation.predictions)
+
+
+def test_a_phrase_is_scored_in_every_frame(talks: Batch) -> None:
+    values, validation = validated([talks])
+    assert values["miou"] == pytest.approx((2 * iou() + 1) / 3) and values["no_target_accuracy"] == 1
+    rows = [row for row in validation.predictions if row.region_id == "c"]
+    assert [(row.frame, row.phrase) for row in rows] == [(0, "the cat"), (1, "the cat"), (2, "the cat")]
+    assert [row.iou for row in rows] == pytest.approx([iou(), iou(), 1])
+    assert all(row.frame is None for row in validation.predictions if row.region_id != "c")
+
+
+def test_pictures_of_answers_and_of_frames(talks: Batch) -> None:
+    _, validation = validated([talks])
+    shown = {picture[3].region_id: picture for picture in validation.pictures}
+    assert [picture[3].region_id for picture in validation.pictures] == ["answer", "c", "d"]  # the text has none
+    image, true, predicted, row = shown["answer"]
+    both = (talks.mask1[0] + talks.mask1[1]).numpy() > 0
+    assert np.array_equal(true, both) and predicted is not None
+    assert np.array_equal(predicted, np.roll(both, SHIFT, axis=1))
+    assert (row.caption, row.predicted_caption, row.phrase) == (GROUNDED.answer, SAID[0], GROUNDED.question)
+    assert shown["c"][3].frame == 0 and np.array_equal(shown["c"][1], talks.mask1[2].numpy() > 0)
+    late = replace(talks, phrases=[(), (), ("cat",), ()])
+    follows = Follows()
+    ahead = follows.predict(None, late, None)
+    assert ahead.mask_logits is not None and ahead.masks is not None
+    later = replace(ahead, regions=[2], phrases=["cat"], mask_logits=ahead.mask_logits[1:2], masks=ahead.masks[1:2])
+    follows.predict = lambda *_: later  # type: ignore[method-assign]
+    second = Validation({"follows": follows}, None, meteor=False)
+    second.update(SimpleNamespace(encode=lambda *_: None), late, 0)  # type: ignore[arg-type]
+    (frame,) = [picture for picture in second.pictures if picture[3].region_id == "c"]
+    shades = late.frames[0].permute(1, 2, 0).numpy() * [0.229, 0.224, 0.225] + [0.485, 0.456, 0.406]  # type: ignore[index]
+    assert frame[3].frame == 1 and np.array_equal(frame[0], (shades * 255).round().astype(np.uint8))
+    assert np.array_equal(frame[1], talks.frame_masks[0].numpy() > 0)  # type: ignore[index]
+
+
+def test_batches_without_a_region_and_padding(talks: Batch) -> None:
+    text = only_images(talks, [2])
+    assert not text.region_ids
+    values, validation = validated([text])
+    assert values["answer_exact"] == 1 and not [name for name in values if "iou" in name or "gcg" in name]
+    assert [row.region_id for row in validation.predictions] == ["answer"] and not validation.pictures
+    nothing, validation = validated([replace(talks, padding=(True,) * 3)])
+    assert nothing == {} and validation.predictions == [] and validation.pictures == []
+
+
+def test_regions_of_a_conversation_that_nobody_held_have_rows(talks: Batch) -> None:
+    silent = Validation({"follows": Follows()}, None, meteor=False)
+    silent.update(SimpleNamespace(encode=lambda *_: None), talks, 0)  # type: ignore[arg-type]
+    assert [row.region_id for row in silent.predictions] == ["a", "b", "c", "c", "c", "d"]
+
+
+def test_every_loop_takes_part(tiny_model: MaskCaptionModel, talks: Batch) -> None:
+    """The real loops, on all samples, on a text alone and on a grounded answer alone."""
+    loops: dict[str, Loop] = {"dialogue": Dialogue(max_new_tokens=6), "phrases": CaptionToMask()}
+    loops |= {"captions": MaskToCaption(), "boxes": PromptToMask()}
+    validation = Validation(loops, None, meteor=False)
+    validation.reset(["main", "text", "gcg"])
+    for number, batch in enumerate((talks, only_images(talks, [2]), only_images(talks, [0]))):
+        validation.update(tiny_model.eval(), batch, number)
+    values = validation.compute()
+    assert {"answer_exact", "gcg_miou", "gcg_phrase_recall", "miou", "prompt_miou", "answer_f1_text"} <= values.keys()
+    assert {"gcg_seg_aligned_gcg", "prompt_miou_gcg"} <= values.keys() and "prompt_miou_text" not in values
+    assert len([row for row in validation.predictions if row.region_id == "answer"]) == 4
+
+
+def _rank(rank: int, folder: str, batch: Batch) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    share = only_images(batch, [0, 2]) if rank == 0 else only_images(batch, [1])
+    values, validation = validated([share])
+    torch.save((values, validation.predictions), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_processes_log_what_one_does(talks: Batch, tmp_path: Path) -> None:
+    whole, validation = validated([talks])
+    mp.spawn(_rank, args=(str(tmp_path), talks), nprocs=2)  # type: ignore[attr-defined]
+    for rank in (0, 1):
+        values, gathered = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
+        assert values == pytest.approx(whole) and gathered == validation.predictions
