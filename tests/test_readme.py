@@ -13,8 +13,10 @@ from maskcap.cli.eval import main as evaluate
 from maskcap.cli.main import main as maskcap
 from maskcap.cli.train import main as train
 from maskcap.data.scenes import make_scenes
+from maskcap.data.scenes.folder import main as draw_folder
 from maskcap.models.presets import tiny_internvl, tiny_qwen2_vl, tiny_sam2
 from tests import processes
+from tests.families import write_families
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -38,13 +40,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     qwen.model.save_pretrained(folder / "qwen")
     qwen.tokenizer.save_pretrained(folder / "qwen")
     tiny_sam2(image_size=64, hidden_size=64, width=8, mlp_dim=64).model.save_pretrained(folder / "sam")
+    write_families(folder / "families", count=2)
     return folder
 
 
 def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
     """The same command with this test's folders and sizes."""
+    of_every_family = any("sa2va" in argument for argument in arguments)
     folders = {
-        "/data": str(place / "data"),
+        "/data": str(place / ("families" if of_every_family else "data")),
         "/weights/InternVL3-1B-hf": str(place / "vlm"),
         "/weights/Qwen2-VL-2B-Instruct": str(place / "qwen"),
         "/weights/sam2.1-hiera-large": str(place / "sam"),
@@ -52,6 +56,7 @@ def _small(arguments: list[str], place: Path, run: Path) -> list[str]:
         "/shards": str(place / "shards"),
         "latency.json": str(place / "latency.json"),
         "sweep": str(place / "sweep"),
+        "my_images": str(place / "my_images"),
         "photo.jpg": str(next((place / "data" / "coco").rglob("*.jpg"))),
     }
     swapped = []
@@ -72,6 +77,7 @@ LARGE = ["model.image_size=32", "model.dtype=float32", "model.lora.rank=2", "dat
 LARGE += ["data.num_workers=0", "data.limit_val=1", "data.samples_per_epoch=4", "trainer.val_check_interval=null"]
 LARGE_QWEN = ["model.max_pixels=1024", "model.min_pixels=64", *LARGE[1:]]  # its views have no one side
 MARGINS = ["vision_tokens.margins=[2,2]"]  # crops of 64 px have 8 patches
+FOLDER = ["data.samples_per_epoch=4", "data.num_workers=0", "segmenter.image_size=64", "model.image_size=64"]
 OVERFIT = ["data.samples_per_epoch=4", "data.image_size=64", "trainer.check_val_every_n_epoch=1"]
 
 
@@ -101,6 +107,11 @@ def test_readme_maskcap_commands(arguments: list[str], place: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("arguments", PYTHON, ids=[" ".join(arguments) for arguments in PYTHON])
 def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, command) -> None:
+    if arguments[0] == "-m":  # draws images, which the next command trains on
+        module, *given = arguments[1:]
+        assert module == "maskcap.data.scenes.folder"
+        assert draw_folder([str(place / given[0]), *given[1:]]) == 0
+        return
     _train_once(place, command)
     script, *given = _small(arguments, place, tmp_path / "run")
     if "vision_tokens=tiling" in given:
@@ -114,7 +125,9 @@ def test_readme_commands(arguments: list[str], place: Path, tmp_path: Path, comm
         return  # tests/slurm runs it, where there is a Slurm
     if "hydra/sweeper=optuna" in given:
         given = [*given, "hydra.sweeper.n_trials=1"]
-    if "debug=overfit" in given:
+    if "experiment=finetune_folder" in given:
+        extra = FOLDER
+    elif "debug=overfit" in given:
         extra = OVERFIT
     elif any(argument.startswith("model.path") for argument in given):
         extra = LARGE_QWEN if "model=qwen2_vl" in given else LARGE
@@ -144,8 +157,8 @@ def test_readme_torchrun(arguments: list[str], place: Path, tmp_path: Path) -> N
 
 
 def test_readme_names_commands() -> None:
-    names = ["check", "shard", "doctor", "report", *["tokens"] * 5]
-    assert len(PYTHON) >= 10 and len(TORCHRUN) == 2 and [arguments[0] for arguments in MASKCAP] == names
+    names = ["check", "shard", "check", "doctor", "report", *["tokens"] * 5]
+    assert len(PYTHON) >= 10 and len(TORCHRUN) == 3 and [arguments[0] for arguments in MASKCAP] == names
     for line in COMMANDS:
         if line.startswith("sbatch "):
             assert (ROOT / next(word for word in line.split() if word.endswith(".sbatch"))).is_file()
@@ -158,13 +171,17 @@ def test_readme_names_commands() -> None:
 
 def _run_snippet(number: int, place: Path) -> dict[str, Any]:
     names: dict[str, Any] = {}
-    exec(SNIPPETS[number].replace('"data/demo"', repr(str(place / "data"))), names)
+    here = {"data/demo": place / "data", "/weights/InternVL3-1B-hf": place / "vlm"}
+    code = SNIPPETS[number]
+    for named, folder in here.items():
+        code = code.replace(f'"{named}"', repr(str(folder)))
+    exec(code, names)
     return names
 
 
 def test_readme_processor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = _run_snippet(1, place)
-    assert len(SNIPPETS) == 2 and names["logits"].shape[1] == names["inputs"]["input_ids"].shape[1] == 2 + 76 + 1
+    names = _run_snippet(2, place)
+    assert len(SNIPPETS) == 3 and names["logits"].shape[1] == names["inputs"]["input_ids"].shape[1] == 2 + 76 + 1
     (comment,) = re.findall(r"print\(processor.last_budget_info\)  # (.*)", README)
     assert capsys.readouterr().out.strip() == comment and names["ids"].shape[1] <= 2 + 76 + 1 + 5
 
@@ -172,3 +189,8 @@ def test_readme_processor(place: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_readme_snippet(place: Path) -> None:
     names = _run_snippet(0, place)
     assert len(names["captions"]) == 2 and names["logits"].shape == (2, 32, 32)  # type: ignore[arg-type,attr-defined]
+
+
+def test_readme_sa2va_format(place: Path) -> None:
+    batch = _run_snippet(1, place)["batch"]
+    assert isinstance(batch, dict) and batch["pixel_values"][0].shape[1:] == (3, 448, 448)

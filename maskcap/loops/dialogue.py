@@ -13,7 +13,7 @@ import torch
 
 from maskcap.data.record import Phrase, Turn
 from maskcap.data.turns import grounded_regions, named_regions
-from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
+from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn
 from maskcap.loops.by_entry import answer_part
 from maskcap.loops.outputs import Answer, weighted_sum
 from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, seg_losses
@@ -41,7 +41,7 @@ class Dialogue(Loop):
     None: the model's own.
     """
 
-    needs: Need | None = "turns"
+    needs = "turns"
     same_on_every_rank = True
     generates = True
 
