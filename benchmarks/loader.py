@@ -28,7 +28,7 @@ from benchmarks.worker import seconds_a_region
 from maskcap.data.collate import collate
 from maskcap.data.content import read_bytes
 from maskcap.data.images import read_image, resize_to_planes
-from maskcap.data.record import Record
+from maskcap.data.record import ImageRef, Record
 from maskcap.data.rle_resize import decode_resized
 from maskcap.data.sample import Sample, make_sample
 from maskcap.data.shards import ShardSource
@@ -106,18 +106,20 @@ def _stages(source: Sequence[Record]) -> dict[str, Callable[[], object]]:
     images = range(len(source))
     records = [source[i] for i in images]
     rng = np.random.default_rng(0)
-    pixels = [read_image(record.image1) for record in records]
+    refs = [record.image1 for record in records if record.image1 is not None]  # photos: each has one
+    pixels = [read_image(ref) for ref in refs]
 
-    def mask(record: Record) -> object:
+    def mask(record: Record, ref: ImageRef) -> object:
+        """One of its regions, at SIZE × SIZE."""
         region = record.regions1[int(rng.integers(len(record.regions1)))]
-        return decode_resized(region.mask, record.image1.height, record.image1.width, SIZE)
+        return decode_resized(region.mask, ref.height, ref.width, SIZE)
 
     return {
         "annotation, about 100 regions": lambda: [source[i] for i in images],
-        "bytes": lambda: [read_bytes(record.image1.path, "") for record in records],
-        "bytes and decode": lambda: [read_image(record.image1).shape for record in records],
+        "bytes": lambda: [read_bytes(ref.path, "") for ref in refs],
+        "bytes and decode": lambda: [read_image(ref).shape for ref in refs],
         "resize": lambda: [resize_to_planes(image_HW3, SIZE) for image_HW3 in pixels],
-        "mask": lambda: [mask(record) for record in records],
+        "mask": lambda: [mask(record, ref) for record, ref in zip(records, refs, strict=True)],
         "all": lambda: collate([make_sample(source[i], rng, image_size=SIZE) for i in images]),
     }
 
