@@ -41,17 +41,27 @@ def move_into_place(temporary: str, place: str) -> None:
     sync_folder(os.path.dirname(place))
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a small file, all or nothing: an error leaves the old one, and nothing beside it. Raises OSError."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write a small file that takes `path`'s place at the end, synced, all or nothing: an error leaves the old
+    one, and nothing beside it. Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".tmp")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        yield unfinished
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
         os.replace(unfinished, path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a small text in the way of `replacing`. Raises OSError."""
+    with replacing(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def sync_folder(folder: str) -> None:

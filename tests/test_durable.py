@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maskcap.durable import host_tag, is_alive, move_into_place, where_there_is_room, write_whole
+from maskcap.durable import host_tag, is_alive, move_into_place, replacing, where_there_is_room, write_whole
 
 
 def test_whose_processes_run():
@@ -41,3 +41,12 @@ def test_a_file_that_cannot_be_written_leaves_nothing_beside_it(tmp_path):
     write_whole(tmp_path / "new" / "file", "text")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "taken"]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["file"]
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path):
+    place = tmp_path / "rows.csv"
+    write_whole(place, "old")
+    with pytest.raises(ValueError, match="half-way"), replacing(place) as unfinished:
+        unfinished.write_text("ne")
+        raise ValueError("half-way")
+    assert place.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["rows.csv"]

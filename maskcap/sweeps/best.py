@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from maskcap.durable import write_whole
+
 if TYPE_CHECKING:
     from hydra.core.config_loader import ConfigLoader
     from hydra.core.override_parser.types import Override
@@ -29,12 +31,9 @@ def write_best(space: SearchSpace, values: Mapping[str, Any], folder: Path, load
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
     command = shlex.join(["python", "train.py", f"--config-dir={shown}", "+experiment=best", *rest])
     path = folder / "experiment" / "best.yaml"
-    path.parent.mkdir(exist_ok=True)
     head = f"# @package _global_\n# {about}\n# {command}\n"
     listed = OmegaConf.to_yaml({"defaults": defaults})
-    unfinished = path.with_name("best.yaml.tmp")
-    unfinished.write_text(f"{head}{listed}\n{OmegaConf.to_yaml(content)}", encoding="utf-8")
-    os.replace(unfinished, path)
+    write_whole(path, f"{head}{listed}\n{OmegaConf.to_yaml(content)}")
     return command
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from maskcap.durable import replacing, write_whole
 from maskcap.errors import ConfigError
 from maskcap.sweeps.best import write_best
 from maskcap.sweeps.study import INTERRUPTED, PRUNED, REASON, RETRY_OF, SweepStudy
@@ -78,16 +79,14 @@ def write_tables(rows: Sequence[TrialRow], folder: Path) -> None:
         {**vars(row), "parameters": dict(row.parameters), "curve": {str(k): v for k, v in row.curve.items()}}
         for row in rows
     ]
-    _replace(folder / "trials.json", json.dumps(plain, indent=2) + "\n")
+    write_whole(folder / "trials.json", json.dumps(plain, indent=2) + "\n")
     names = list(dict.fromkeys(name for row in rows for name in row.parameters))
-    unfinished = folder / "trials.csv.tmp"
-    with unfinished.open("w", newline="") as file:
+    with replacing(folder / "trials.csv") as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["number", "state", "value", *names, "seconds", "validations", "note"])
         for row in rows:
             values = [row.parameters.get(name, "") for name in names]
             writer.writerow([row.number, row.state, row.value, *values, row.seconds, len(row.curve), row.note])
-    os.replace(unfinished, folder / "trials.csv")
 
 
 def importances_of(study: SweepStudy) -> tuple[dict[str, float], str]:
@@ -163,9 +162,3 @@ def _cell(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _replace(path: Path, text: str) -> None:
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)

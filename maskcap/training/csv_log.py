@@ -12,7 +12,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
-from maskcap.durable import NO_ROOM, where_there_is_room
+from maskcap.durable import NO_ROOM, replacing, where_there_is_room
 
 
 class CSVLog(CSVLogger):
@@ -54,14 +54,10 @@ class _Writer(ExperimentWriter):
         if not rows:
             place.unlink()
             return
-        unfinished = place.with_name(place.name + ".tmp")
-        with unfinished.open("w", newline="") as file:
+        with replacing(place) as unfinished, unfinished.open("w", newline="") as file:
             writer = csv.DictWriter(file, columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(rows)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(unfinished, place)
         self.metrics_keys = columns  # the file's; new ones join them
 
     def save(self) -> None:

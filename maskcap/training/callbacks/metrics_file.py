@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
-from maskcap.durable import where_there_is_room
+from maskcap.durable import replacing, where_there_is_room, write_whole
 from maskcap.training.callbacks.position import LoadedPosition
 
 if TYPE_CHECKING:
@@ -93,8 +92,8 @@ class MetricsFile(pl.Callback):
 
             pixels = figure_to_array(curves_figure(metrics_csv))
             path = Path(trainer.default_root_dir) / "curves.png"
-            with where_there_is_room(path):
-                Image.fromarray(pixels).save(path)
+            with where_there_is_room(path), replacing(path) as unfinished:
+                Image.fromarray(pixels).save(unfinished, format="PNG")
 
     def _trained(self) -> float:
         running = 0.0 if self._stretch_began is None else time.monotonic() - self._stretch_began
@@ -107,13 +106,7 @@ def write_metrics(metrics: dict[str, float], path: Path) -> None:
     if lost:
         log.warning("%s: not finite, written as null: %s", path, ", ".join(lost))
     content = {name: None if name in lost else value for name, value in metrics.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    with unfinished.open("w") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
+    write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def _flushed_csv(loggers: list[Logger]) -> Path | None:

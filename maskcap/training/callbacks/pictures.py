@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 
-from maskcap.durable import where_there_is_room
+from maskcap.durable import replacing, where_there_is_room
 from maskcap.training.callbacks.position import LoadedPosition
 
 if TYPE_CHECKING:
@@ -119,7 +118,5 @@ def _draw(pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray | None, Predic
 def _write_png(pixels: np.ndarray, path: Path) -> None:
     from PIL import Image
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    Image.fromarray(pixels).save(unfinished, format="PNG")
-    os.replace(unfinished, path)
+    with replacing(path) as unfinished:
+        Image.fromarray(pixels).save(unfinished, format="PNG")
