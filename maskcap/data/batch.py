@@ -127,6 +127,10 @@ class Batch:
             later.setdefault(region, []).append(number)
         return [(row, mask) for row, region in enumerate(regions) for mask in (region, *later.get(region, ()))]
 
+    def entries_of(self, regions: Sequence[int]) -> list[str]:
+        """The mixture's entry that each of these regions is from."""
+        return [self.entries[image] for image in self.images_of(regions)]
+
     def images_with(self, regions: Sequence[int]) -> list[int]:
         """The numbers in `images` of those that these regions have masks of, each once."""
         places = self.mask_images

@@ -44,6 +44,8 @@ class TrainBatches:
         self._drop_last = drop_last
         self._sources = sources
         self._regions = regions_per_image
+        # of a conversation everything is read, whatever number of regions is drawn
+        self._whole = [bool(getattr(source, "has_turns", False)) for source in sources]
 
     def __len__(self) -> int:
         """Batches of a whole epoch."""
@@ -79,6 +81,8 @@ class TrainBatches:
         if size is None:
             return None
         regions, characters = size
+        if self._whole[source]:
+            return (1 + regions) * REGION_COST + characters
         drawn = regions if self._regions is None else min(regions, self._regions)
         return drawn * (REGION_COST + characters / max(regions, 1))
 

@@ -13,6 +13,7 @@ from maskcap.errors import ImageDecodeError
 MAX_PIXELS = 89_478_485
 _EXIF_ORIENTATION = 0x0112
 QUARTER_TURNS = (5, 6, 7, 8)  # the orientations that swap height and width
+TURNS = (2, 3, 4, *QUARTER_TURNS)
 
 
 def fail(where: str, problem: str, reason: str = "unreadable image") -> NoReturn:
@@ -57,9 +58,13 @@ def orientation_of(image: Any) -> int:
 def check_orientation(ref: ImageRef, orientation: int, height: int, width: int, where: str) -> bool:
     """Whether the pixels, stored as `height` × `width`, must be turned as the tag asks.
 
-    They must where the annotation's size is the turned one: its masks were drawn on the turned image. Raises
-    ImageDecodeError for any other tag than upright, since the masks could be meant for either, and for a wrong size.
+    They must where `ref` is of the upright view, or where the annotation's size is the turned one: its masks were drawn
+    on the turned image. Raises ImageDecodeError for any other tag than upright, since the masks could be meant for
+    either, and for a wrong size.
     """
+    if ref.upright:
+        check_size(ref, *shown_size(height, width, orientation), where)
+        return orientation in TURNS
     if orientation in QUARTER_TURNS and height != width and (width, height) == expected_size(ref):
         check_pixel_limit(height, width, where)
         return True
@@ -74,11 +79,18 @@ def check_orientation(ref: ImageRef, orientation: int, height: int, width: int, 
     return False
 
 
+def shown_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """(height, width) as viewers show pixels that are stored as `height` × `width`."""
+    return (width, height) if orientation in QUARTER_TURNS else (height, width)
+
+
 def turn(pixels_HW3: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels by a quarter as EXIF orientation 5 … 8 asks: (H, W, 3) → (W, H, 3), contiguous."""
-    turned = pixels_HW3.transpose(1, 0, 2)  # 5: mirrored along the main diagonal
-    if orientation in (6, 7):
+    """Turn stored pixels as EXIF orientation 2 … 8 asks: (H, W, 3), for 5 … 8 (W, H, 3); contiguous, new memory."""
+    turned = pixels_HW3
+    if orientation in QUARTER_TURNS:
+        turned = turned.transpose(1, 0, 2)  # 5: mirrored along the main diagonal
+    if orientation in (2, 3, 6, 7):
         turned = turned[:, ::-1]
-    if orientation in (7, 8):
+    if orientation in (3, 4, 7, 8):
         turned = turned[::-1]
     return np.ascontiguousarray(turned)

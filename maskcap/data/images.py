@@ -19,7 +19,8 @@ def read_image(ref: ImageRef, *, key: str = "") -> np.ndarray:
 
     JPEG by simplejpeg, other still images by Pillow (transparency is dropped, 16 bits become 8 by their high byte),
     video frames by PyAV. Frame n is the n-th in order of presentation, whatever the frame rate. A file inside of a tar
-    is read as any other. An image whose EXIF tag asks viewers to turn it is turned if `ref` has the turned size.
+    is read as any other. An image whose EXIF tag asks viewers to turn it is turned if `ref` has the turned size,
+    or is `upright`.
 
     Raises ImageDecodeError naming `key` and the path: missing, unreadable, truncated or damaged file, a size other than
     `ref.stored` (or `ref.height` × `ref.width`), more than MAX_PIXELS pixels, pixels that are neither of 8 nor of 16

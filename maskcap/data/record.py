@@ -37,6 +37,8 @@ class ImageRef:
 
     `height` and `width` are the annotation's claim in pixels; reading checks them against the file.
     `stored` is the size (height, width) of the file's pixels where a copy was resized; None: the annotation's.
+    `upright`: height and width are those that viewers show, and so are the pixels: turned as an EXIF tag, or the video,
+        asks. False: such a tag is an error, as masks could be meant for either view, unless the size tells which.
     """
 
     path: Path | Member
@@ -44,6 +46,7 @@ class ImageRef:
     width: int
     frame: int | None = None
     stored: tuple[int, int] | None = None
+    upright: bool = False
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Region:
     questions: tuple[str | None, ...] = ()
     referring: bool = True
     may_be_empty: bool = False
-    frame_masks: tuple[Segmentation, ...] = ()
+    frame_masks: Sequence[Segmentation] = ()
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -26,7 +26,7 @@ class UnitedRLE(Mapping[str, object]):
 
     def __getitem__(self, name: str) -> object:
         if name == "size":
-            return self.parts[0].get("size")
+            return _first_size(self.parts, self.where)
         if name == "counts":
             return _united_counts(self.parts, self.where)
         raise KeyError(name)
@@ -57,27 +57,41 @@ def unite(masks: Sequence[Segmentation], where: str) -> Segmentation:
     )
 
 
-def unite_over_frames(
-    columns: Sequence[Sequence[Any]], size: tuple[int, int], frames: Sequence[str], where: str
-) -> tuple[Segmentation, ...]:
+@dataclass(frozen=True)
+class UnitedFrames(Sequence[Segmentation]):
     """The mask of each frame: the union of what each column has there, empty where none of them has anything.
 
-    columns: RLEs or None, one for each frame; no column at all is a phrase that means nothing. size: (height, width).
-    frames: their names. where: the masks' name for messages. Raises MaskDecodeError for a mask that is no RLE.
+    columns: RLEs or None, unchecked, one for each frame; no column at all is a phrase that means nothing. size:
+    (height, width). frames: their names. where: the masks' name for messages. Nothing is done before a frame is asked
+    for: a sample takes few of them. What is neither RLE nor None raises MaskDecodeError when it is decoded.
     """
-    masks: list[Segmentation] = []
-    for i, frame in enumerate(frames):
-        shown = [column[i] for column in columns if column[i] is not None]
-        for rle in shown:
-            if not isinstance(rle, Mapping):
-                raise MaskDecodeError(f"{where}, frame {frame}: an RLE or null expected, got {type(rle).__name__}.")
-        masks.append(unite(shown, f"{where}, frame {frame}") if shown else empty_rle(*size))
-    return tuple(masks)
+
+    columns: Sequence[Sequence[Any]]
+    size: tuple[int, int]
+    frames: Sequence[str]
+    where: str
+
+    @overload
+    def __getitem__(self, index: int) -> Segmentation: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Segmentation]: ...
+    def __getitem__(self, index: int | slice) -> Segmentation | list[Segmentation]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        frame = self.frames[index]
+        shown = tuple(column[index] for column in self.columns if column[index] is not None)
+        if not shown:
+            return empty_rle(*self.size)
+        whole = len(shown) == 1 and isinstance(shown[0], Mapping)
+        return shown[0] if whole else UnitedRLE(shown, f"{self.where}, frame {frame}")
+
+    def __len__(self) -> int:
+        return len(self.frames)
 
 
 def _united_counts(parts: Sequence[Mapping[str, object]], where: str) -> list[int]:
     """Run lengths of the union, zeros first. The runs of ones are laid over each other by where they start and end."""
-    size: Any = parts[0].get("size")
+    size: Any = _first_size(parts, where)
     if not isinstance(size, (list, tuple)) or len(size) != 2:
         raise MaskDecodeError(f"{where}: bad segmentation: an RLE needs 'size': [height, width].", "malformed RLE")
     height, width = size
@@ -97,3 +111,12 @@ def _united_counts(parts: Sequence[Mapping[str, object]], where: str) -> list[in
     bounds = np.concatenate(([0], turns, [height * width]))
     counts: list[int] = np.diff(bounds).tolist()
     return counts
+
+
+def _first_size(parts: Sequence[Mapping[str, object]], where: str) -> object:
+    """The size that the first part claims. Raises MaskDecodeError where any part is no RLE."""
+    for part in parts:
+        if not isinstance(part, Mapping):
+            message = f"{where}: an RLE or null expected, got {type(part).__name__}. Correct the annotation."
+            raise MaskDecodeError(message, "malformed RLE")
+    return parts[0].get("size")

@@ -84,7 +84,7 @@ def annotation_of(source: Sequence[Record], index: int) -> str | None:
 
 
 def text_size_of(source: Sequence[Record], index: int) -> tuple[int, int] | None:
-    """(number of regions, characters of all their captions) of a record; None: unknown without reading it, or bad."""
+    """(number of regions, characters of all texts) of a record; None: unknown without reading it, or bad."""
     own: Any = getattr(source, "text_size_of", None)
     return None if own is None else own(index)
 

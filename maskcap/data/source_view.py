@@ -78,5 +78,5 @@ class SourceView(Sequence[Record]):
         return annotation_of(self.source, self._under(index))
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """(number of regions, characters of their captions), where the source under it knows without reading."""
+        """(number of regions, characters of all texts), where the source under it knows without reading."""
         return text_size_of(self.source, self._under(index))

@@ -9,12 +9,12 @@ from dataclasses import replace
 from maskcap.data.record import Phrase, Record, Turn
 from maskcap.errors import DataError
 
-_TAG = re.compile(r"<region(\d+)>")
+TAG = re.compile(r"<region([0-9]{1,6})>")  # more digits name nothing: such a text is left as it is
 
 
 def named_regions(turns: Sequence[Turn]) -> list[int]:
     """Regions that `<regionN>` in the questions names, as indices from 0, ascending."""
-    return sorted({int(number) - 1 for turn in turns for number in _TAG.findall(turn.question)})
+    return sorted({int(number) - 1 for turn in turns for number in TAG.findall(turn.question)})
 
 
 def grounded_regions(turns: Sequence[Turn]) -> list[int]:
@@ -24,7 +24,7 @@ def grounded_regions(turns: Sequence[Turn]) -> list[int]:
 
 def replace_tags(text: str, name: Callable[[int], str]) -> str:
     """The text with every `<regionN>` replaced by `name(N − 1)`."""
-    return _TAG.sub(lambda tag: name(int(tag[1]) - 1), text)
+    return TAG.sub(lambda tag: name(int(tag[1]) - 1), text)
 
 
 def renumber(turns: Sequence[Turn], places: Mapping[int, int]) -> tuple[Turn, ...]:

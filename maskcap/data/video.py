@@ -5,14 +5,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from maskcap.data.image_checks import check_size, fail
+from maskcap.data.image_checks import check_size, fail, shown_size, turn
 from maskcap.data.record import ImageRef, Member
 from maskcap.data.video_decoder import VideoDecoder, decoder_cache
 
 _REASON = "unreadable video"
+# Signs of a display matrix's a, b, c, d, which show pixel (x, y) at (a·x + c·y, b·x + d·y) → EXIF's orientation.
+_ORIENTATIONS = {
+    (1, 0, 0, 1): 1,
+    (-1, 0, 0, 1): 2,
+    (-1, 0, 0, -1): 3,
+    (1, 0, 0, -1): 4,
+    (0, 1, 1, 0): 5,
+    (0, 1, -1, 0): 6,
+    (0, -1, -1, 0): 7,
+    (0, -1, 1, 0): 8,
+}
 
 
 def read_frame(ref: ImageRef, where: str) -> np.ndarray:
@@ -20,7 +32,8 @@ def read_frame(ref: ImageRef, where: str) -> np.ndarray:
 
     The process keeps the last few videos open with their time stamps (see DecoderCache). Cost: decoding from the last
     key frame before the wanted one, or from the last frame that was read, if that is nearer; for a video that is not
-    open, reading its file through once on top.
+    open, reading its file through once on top. A frame that the video asks players to turn is turned if `ref` is
+    `upright`, and an error otherwise.
     """
     with open_video(ref.path, where) as decoder:
         return _read(decoder, ref, where)
@@ -47,8 +60,29 @@ def open_video(path: Path | Member, where: str) -> Iterator[VideoDecoder]:
             fail(where, f"cannot be read: {error.strerror}", _REASON)
 
 
+def orientation_of_frame(frame: Any | None, where: str) -> int:
+    """How players turn a decoded frame, as EXIF's orientation 1 (not at all) … 8.
+
+    Raises ImageDecodeError for a frame that could not be decoded (None), or that is to be turned by other angles.
+    """
+    if frame is None:
+        fail(where, "the first frame cannot be decoded. Fetch the video again", _REASON)
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 1
+    parts = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
+    orientation = _ORIENTATIONS.get(tuple(parts.tolist()))
+    if orientation is None:
+        problem = (
+            f"the video asks players to rotate it by {frame.rotation}°, which is no quarter. Encode it anew, upright"
+        )
+        fail(where, problem, "orientation tag")
+    return orientation
+
+
 def _read(decoder: VideoDecoder, ref: ImageRef, where: str) -> np.ndarray:
-    check_size(ref, decoder.height, decoder.width, where)
+    if not ref.upright:  # else the frame says how it is shown
+        check_size(ref, decoder.height, decoder.width, where)
     assert ref.frame is not None
     if not 0 <= ref.frame < decoder.n_frames:
         problem = f"frame {ref.frame} is asked for, but the video has {decoder.n_frames}. Is it cut off?"
@@ -56,11 +90,14 @@ def _read(decoder: VideoDecoder, ref: ImageRef, where: str) -> np.ndarray:
     frame = decoder.frame(ref.frame)
     if frame is None:
         fail(where, f"frame {ref.frame} of {decoder.n_frames} cannot be decoded. Fetch the video again", _REASON)
-    check_size(ref, frame.height, frame.width, where)  # a stream may change it on the way
-    if frame.rotation:
+    orientation = orientation_of_frame(frame, where)
+    shown = shown_size(frame.height, frame.width, orientation) if ref.upright else (frame.height, frame.width)
+    check_size(ref, *shown, where)  # a stream may change it on the way
+    if orientation != 1 and not ref.upright:
         fail(
             where,
-            f"the video asks players to rotate it by {frame.rotation}°, and its masks could be meant for either view",
+            f"the video asks players to rotate it by {frame.rotation}° (EXIF's orientation {orientation}), and its masks "
+            "could be meant for either view",
             "orientation tag",
         )
-    return np.ascontiguousarray(frame.to_ndarray(format="rgb24"))
+    return turn(frame.to_ndarray(format="rgb24"), orientation)

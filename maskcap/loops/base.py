@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
@@ -171,7 +171,13 @@ def run_loops(
         outputs[name] = ask.finish(readings.get(name))
         if ranks is not None:
             ranks.settle(sum(left[number:]))
-    return outputs if ranks is None else ranks.scaled(outputs)
+    if ranks is None:
+        return outputs
+    outputs = ranks.scaled(outputs)
+    if ranks.stand_ins:  # sharded gradients are summed over ranks: one that used no region's tokens has its zeros too
+        name, output = next(iter(outputs.items()))
+        outputs[name] = replace(output, loss=output.loss + model.region_marker.sum() * 0.0)
+    return outputs
 
 
 def nothing_to_learn(model: MaskCaptionModel) -> Ask:

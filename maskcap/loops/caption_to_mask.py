@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from maskcap.loops.asked_regions import AskedRegions
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, Need, StepContext, nothing_to_learn
 from maskcap.loops.outputs import weighted_sum
-from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
+from maskcap.loops.phrase_losses import PHRASE_LOSSES, phrase_losses
 from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:

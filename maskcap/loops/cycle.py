@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from maskcap.errors import ConfigError
+from maskcap.loops.asked_regions import AskedRegions
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn
 from maskcap.loops.by_entry import ByEntry
-from maskcap.loops.mask_to_caption import greedy_captions
+from maskcap.loops.mask_to_caption import described, greedy_captions
 from maskcap.loops.outputs import Over, weighted_sum
-from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, phrase_losses
+from maskcap.loops.phrase_losses import PHRASE_LOSSES, phrase_losses
 from maskcap.loops.rollout import Rolled, describe_captions, forget_casts, naming_the_setting, roll_out
 from maskcap.models.gumbel import GumbelNoise, TokenChoice, forbidden_tokens, word_starts
 from maskcap.models.reference import FrozenCopy, ReferenceKind, adapters_of, reference_states
@@ -207,12 +208,13 @@ class Cycle(Loop):
         """Greedy captions of all regions, and mask logits by them: in their image, or in a pair's other frame."""
         said = greedy_captions(model, batch, encoded, default_question=True)
         score = "cycle" if batch.image2 is None else "cross_frame"
-        regions = list(range(len(said.texts)))
+        regions = described(batch)
         image1, seen = batch.image1, encoded
         if batch.image2 is not None:
             image1, seen = batch.image2, model.encode(batch.image2, batch.sizes)
         names = batch.names_of(regions)
-        logits = model.segment(image1, said.texts, batch.region_image, encoded=seen, names=names)
+        region_image = take(batch.region_image, regions)
+        logits = model.segment(image1, said.texts, region_image, encoded=seen, names=names)
         return LoopPrediction(regions, said.texts, said.texts, said.truncated, logits, score)
 
     def _freeze_copy(self, model: MaskCaptionModel) -> None:
@@ -257,7 +259,7 @@ class Cycle(Loop):
         with naming_the_setting(self.max_new_tokens):
             (reading,) = model.read(encoded, [questions])
         texts = [rolled.said.texts[row] for row in rolled.spoken]
-        entries = tuple(batch.entries[image] for image in batch.images_of(spoken)) if context.by_entry else ()
+        entries = tuple(batch.entries_of(spoken)) if context.by_entry else ()
         asked = AskedRegions(texts, mask, region_image, entries=entries)
         losses, by_entry = phrase_losses(self, model, asked, reading, encoded, context)
         return losses, by_entry, reading.answer_ids.numel()

@@ -13,10 +13,11 @@ import torch
 
 from maskcap.data.record import Phrase, Turn
 from maskcap.data.turns import grounded_regions, named_regions
+from maskcap.loops.asked_regions import AskedRegions
 from maskcap.loops.base import Ask, Loop, LoopOutput, LoopPrediction, StepContext, nothing_to_learn
 from maskcap.loops.by_entry import answer_part
 from maskcap.loops.outputs import Answer, weighted_sum
-from maskcap.loops.phrase_losses import PHRASE_LOSSES, AskedRegions, seg_losses
+from maskcap.loops.phrase_losses import PHRASE_LOSSES, seg_losses
 from maskcap.models.dialogue import answered, grounded_phrases
 from maskcap.models.transfer import take, to_device
 
@@ -106,7 +107,8 @@ class Dialogue(Loop):
         if not talks:
             return LoopPrediction([])
         questions = _questions(model, batch, encoded, talks, open_last=True)
-        said = model.generate(encoded, questions, self.max_new_tokens)
+        room = self.max_new_tokens or model.max_new_tokens  # what is said must fit the limit to be read again
+        said = model.generate(encoded, questions, room, reserve=room)
         phrases = [grounded_phrases(model.vlm.tokenizer, ids) for ids in said.ids]
         masks = _answered_masks(model, batch, encoded, questions, said, phrases)
         answers = [
@@ -150,7 +152,8 @@ def _questions(
     keep_image: bool = True,
     open_last: bool = False,
 ) -> Questions:
-    """What the conversations ask of the language model. A sample without an image has none in its prompt."""
+    """What the conversations ask of the language model. A sample without an image has none in its prompt, but where it
+    stands in."""
     shown = [region for talk in talks for region in talk.shown]
     tokens: RegionTokens | None = None
     if shown:
@@ -164,7 +167,7 @@ def _questions(
         [talk.image for talk in talks],
         tokens,
         rows,
-        [keep_image and not batch.is_blank(talk.image) for talk in talks],
+        [keep_image and (talk.turns is _STAND_IN or not batch.is_blank(talk.image)) for talk in talks],
         [batch.keys[talk.image] for talk in talks],
         open_last=open_last,
     )
@@ -178,13 +181,12 @@ def _answered_masks(
     said: Generated,
     phrases: Sequence[Sequence[str]],
 ) -> list[torch.Tensor | None]:
-    """The masks (p, M, M) in image1 of each generated answer's p [SEG]s; None for an answer without. Every rank reads
-    its answers again, also such as have no [SEG]: sharded models need every rank in every forward."""
+    """The masks (p, M, M) in image1 of each generated answer's p [SEG]s; None for an answer without."""
+    if not any(phrases):
+        return [None] * len(phrases)
     (reading,) = model.read(encoded, [answered(questions, said.ids)])
     images = [segment.image for segment, each in zip(questions.segments, phrases, strict=True) for _ in each]
     states = _last_states(reading, [len(each) for each in phrases])
-    if not images:
-        return [None] * len(phrases)
     encoded.want_masks(sorted(set(images)))
     (region_image,) = to_device([torch.tensor(images)], batch.device)
     logits = model.masks_of(encoded, states, region_image).split([len(each) for each in phrases])

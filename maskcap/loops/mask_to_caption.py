@@ -46,7 +46,7 @@ class MaskToCaption(Loop):
             names=batch.names_of(chosen),
         )
 
-        entries = [batch.entries[image] for image in batch.images_of(learned)] if context.by_entry else []
+        entries = batch.entries_of(learned) if context.by_entry else []
 
         def finish(reading: Reading | None) -> LoopOutput:
             """The captions' cross-entropy."""
@@ -59,24 +59,35 @@ class MaskToCaption(Loop):
         return Ask(finish, questions)
 
     def predict(self, model: MaskCaptionModel, batch: Batch, encoded: EncodedImages) -> LoopPrediction:
-        """Greedy captions of all regions."""
+        """Greedy captions of all regions that are to be seen, but for those that only conversations speak of."""
+        regions = described(batch)
         said = greedy_captions(model, batch, encoded)
-        return LoopPrediction(list(range(len(said.texts))), captions=said.texts, truncated=said.truncated)
+        return LoopPrediction(regions, captions=said.texts, truncated=said.truncated)
+
+
+def described(batch: Batch) -> list[int]:
+    """The regions of a validation batch that are captioned."""
+    images = batch.images_of(range(len(batch.region_ids)))
+    spoken = {r for r, image in enumerate(images) if batch.caption[r] is None and any(batch.turns[image : image + 1])}
+    return [r for r in range(len(images)) if r not in spoken and not batch.is_empty(r)]
 
 
 def greedy_captions(
     model: MaskCaptionModel, batch: Batch, encoded: EncodedImages, default_question: bool = False
 ) -> Generated:
-    """Captions of all of a validation batch's regions, as answers to their questions; written once for all loops.
+    """Captions of the `described` regions of a validation batch, as answers to their questions; written once for all
+    loops.
 
     default_question: ask each region for its description, also where the data has another question.
     """
-    regions = list(range(len(batch.region_ids)))
-    own = any(question is not None for question in batch.question) and default_question
+    regions = described(batch)
+    asked = [batch.question[region] for region in regions]
+    own = any(question is not None for question in asked) and default_question
     if encoded.greedy is not None and not own:
         return encoded.greedy
-    questions = [None] * len(regions) if own else batch.question
-    said = model.generate_captions(encoded, batch.mask1, batch.region_image, questions, names=batch.names_of(regions))
+    questions = [None] * len(regions) if own else asked
+    masks, region_image = take(batch.mask1, regions), take(batch.region_image, regions)
+    said = model.generate_captions(encoded, masks, region_image, questions, names=batch.names_of(regions))
     if not own:
         encoded.greedy = said
     return said

@@ -7,11 +7,11 @@ mask side.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 
+from maskcap.loops.asked_regions import AskedRegions
 from maskcap.loops.base import StepContext
 from maskcap.loops.by_entry import ByEntry, answer_part, masks_by_entry
 from maskcap.loops.outputs import Over
@@ -27,81 +27,11 @@ from maskcap.losses import (
 from maskcap.models.transfer import take, to_device
 
 if TYPE_CHECKING:
-    from maskcap.data.batch import Batch
     from maskcap.loops.global_batch import GlobalBatch
     from maskcap.models.encoded import EncodedImages
     from maskcap.models.mask_caption import MaskCaptionModel
     from maskcap.models.reading import Reading
     from maskcap.models.segmenter import Segmenter
-
-
-@dataclass(frozen=True)
-class AskedRegions:
-    """What S [SEG]s are asked for: their phrases, and M masks of these, in images or a video's frames.
-
-    masks (M, H, W); region_image int64 (M,): the image of each. of_seg: the [SEG] that each is asked of; () for one
-    mask each, in order. seen: masks with a pixel, which alone are told from each other; None: all. stand_in: they count
-    nothing. entries: of the mixture, where each [SEG] is from; () where nobody asks.
-    """
-
-    phrases: list[str]
-    masks: torch.Tensor
-    region_image: torch.Tensor
-    stand_in: bool = False
-    of_seg: tuple[int, ...] = ()
-    seen: tuple[int, ...] | None = None
-    entries: tuple[str, ...] = ()
-
-    @classmethod
-    def of(
-        cls, batch: Batch, regions: list[int], phrases: list[str], *, stand_in: bool = False, by_entry: bool = False
-    ) -> AskedRegions:
-        """One [SEG] for each of these regions, with all of its masks: in image1 and in the frames behind it."""
-        of_masks = batch.masks_of(regions)
-        numbers, images = [mask for _, mask in of_masks], batch.mask_images
-        places = [images[mask] for mask in numbers]
-        alone = len(numbers) == len(regions)
-        seen = None
-        if any(batch.is_empty(region) for region in regions) or not alone:
-            shown = enumerate(of_masks)
-            seen = tuple(m for m, (s, mask) in shown if mask == regions[s] and not batch.is_empty(mask))
-        image_of_mask = take(batch.region_image, regions)
-        if not alone:
-            (image_of_mask,) = to_device([torch.tensor(places)], batch.device)
-        owners = batch.images_of(regions) if by_entry and not stand_in else []
-        return cls(
-            phrases,
-            take(batch.masks, numbers),
-            image_of_mask,
-            stand_in,
-            () if alone else tuple(seg for seg, _ in of_masks),
-            seen,
-            tuple(batch.entries[owner] for owner in owners),
-        )
-
-    def of_masks(self, segs: torch.Tensor) -> torch.Tensor:
-        """What S [SEG]s have (S, …), for each of the M masks."""
-        return take(segs, self.of_seg) if self.of_seg else segs
-
-    @property
-    def segs(self) -> Sequence[int]:
-        """The [SEG] of each of the M masks."""
-        return self.of_seg or range(len(self.phrases))
-
-    @property
-    def contrasted(self) -> list[int]:
-        """The masks that are told from each other."""
-        return list(range(self.masks.shape[0]) if self.seen is None else self.seen)
-
-    def counts(self, reading: Reading) -> dict[Over, int]:
-        """What the means of `phrase_losses` are over."""
-        if self.stand_in:
-            return {"regions": 0, "answers": 0, "contrasted": 0}
-        return {
-            "regions": self.masks.shape[0],
-            "answers": reading.answer_ids.numel(),
-            "contrasted": len(self.contrasted),
-        }
 
 
 MASK_LOSSES: dict[str, Over] = {"mask_ce": "regions", "mask_dice": "regions"}  # what each is a mean over
@@ -183,11 +113,11 @@ def _ground(
     valid = None if valid is None else valid.index_select(0, asked.region_image)
     losses = {"grounding": (settings.grounding_weight, grounding_loss(grounding_map, covered, valid))}
     rows = asked.contrasted
-    if rows:
+    if rows or ranks is not None:  # every rank joins the exchange here, before it runs further sharded layers
         region_image = take(asked.region_image, rows)
         key_rK = region_keys(keys, take(covered, rows), region_image)
         phrases = [asked.phrases[asked.segs[row]] for row in rows]
-        contrast = _contrast(take(queries, rows), key_rK, phrases, head.scale, ranks, asked.stand_in)
+        contrast = _contrast(take(queries, rows), key_rK, phrases, head.scale, ranks, asked.stand_in or not rows)
         losses["contrast"] = settings.contrast_weight, contrast
     return grounding_map, losses
 

@@ -58,7 +58,7 @@ class PromptToMask(Loop):
             """The prompted masks' losses."""
             masks, region_image = take(batch.mask1, chosen), take(batch.region_image, chosen)
             logits = self._logits(model, masks, region_image, context)
-            entries = [batch.entries[image] for image in images] if context.by_entry and seen else ()
+            entries = batch.entries_of(chosen) if context.by_entry and seen else ()
             parts, by_entry = mask_losses(self, model.segmenter, logits, masks, context.noise, entries)
             return weighted_sum(parts, MASK_LOSSES, {"regions": len(seen)}, by_entry)
 

@@ -16,6 +16,12 @@ from maskcap.metrics.meteor import JavaError, Meteor, ptb_tokenize
 log = logging.getLogger(__name__)
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_TAGS = re.compile(r"<p>\s*|\s*</p>|\s*\[SEG\]")
+
+
+def without_tags(text: str) -> str:
+    """A grounded answer's words: `<p> a dog </p> [SEG] sits.` → `a dog sits.`"""
+    return " ".join(_TAGS.sub("", text).split())
 
 
 def normalise_caption(text: str) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from maskcap.metrics.assignment import best_pairs
 from maskcap.metrics.captions import bag_f1, tokenize_plain
-from maskcap.metrics.masks import mask_iou
+from maskcap.metrics.masks import pairwise_iou
 
 IOU, WORDS = 0.5, 0.5  # least IoU and least F1 of a phrase that was found
 _ARTICLES = {"a", "an", "the"}
@@ -33,7 +33,8 @@ def phrase_f1(prediction: str, true: str) -> float:
 
 
 class GroundedMetrics:
-    """Accumulates the answers of a split. Each `update` waits for the device once."""
+    """Accumulates the answers of a split. Each `update` waits for the device once where masks are on one; give it
+    masks on the host, where those of many answers are copied together."""
 
     def __init__(self) -> None:
         self.reset()
@@ -60,7 +61,7 @@ class GroundedMetrics:
         _check(len(true_phrases), true_masks, "true")
         if not true_phrases:
             raise ValueError("an answer without true phrases has nothing that could be found: leave it out")
-        ious = _ious(masks, true_masks)
+        ious = pairwise_iou(masks, true_masks).cpu().numpy()
         words = np.array([[phrase_f1(said, true) for true in true_phrases] for said in phrases]).reshape(ious.shape)
         matched = {true: said for said, true in best_pairs(ious)}
         partners = [matched.get(true) for true in range(len(true_phrases))]
@@ -96,14 +97,6 @@ class GroundedMetrics:
             return counts
         shares = {"phrase_recall": found / phrases, "mask_recall": masks / phrases, "miou": iou / phrases}
         return {**shares, "seg_aligned": aligned / answers, **counts}
-
-
-def _ious(masks: Tensor, true_masks: Tensor) -> np.ndarray:
-    """IoU of every predicted mask with every true one, float (p, t) on the host."""
-    if not len(masks):
-        return np.zeros((0, len(true_masks)))
-    rows = [mask_iou(mask.expand_as(true_masks), true_masks) for mask in masks]
-    return torch.stack(rows).cpu().double().numpy()
 
 
 def _most(may: np.ndarray) -> int:

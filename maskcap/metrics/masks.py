@@ -28,12 +28,32 @@ def mask_iou(pred: Tensor, true: Tensor) -> Tensor:
     return _ratio(intersection, union)
 
 
+def pairwise_iou(masks: Tensor, true_masks: Tensor) -> Tensor:
+    """Intersection over union of every mask with every true one.
+
+    masks: (p, H, W), true_masks: (t, H, W), bool or 0/1 of any dtype, on the same device. Returns float64 (p, t) there;
+    two empty masks score 1. Raises ValueError when the shapes do not fit.
+    """
+    if masks.ndim != 3 or true_masks.ndim != 3 or masks.shape[1:] != true_masks.shape[1:]:
+        raise ValueError(
+            f"masks must be (p, H, W) and (t, H, W); predicted {tuple(masks.shape)}, true {tuple(true_masks.shape)}"
+        )
+    exact = torch.float32 if masks.shape[1] * masks.shape[2] <= 2**24 else torch.float64  # whole numbers up to there
+    left, right = (_as_bool(each).flatten(1).to(exact) for each in (masks, true_masks))
+    with torch.autocast(masks.device.type, enabled=False):  # sums of pixels do not fit half precision
+        intersection = left @ right.T
+    union = left.sum(1)[:, None] + right.sum(1) - intersection
+    return _ratio(intersection, union)
+
+
 class MaskMetrics:
     """Accumulates masks of a split; nothing waits for the device before `compute`.
 
-    Precision at a threshold counts regions whose IoU reaches it (≥). cIoU is Σ∩ / Σ∪ over all regions of the split, so
-    large objects weigh more than in mIoU. A region whose true mask is empty (a phrase without a target in gRefCOCO, a
-    frame of a video that the object has left) scores 1 for an empty prediction and 0 for any other.
+    cIoU is Σ∩ / Σ∪ over all regions of the split, so large objects weigh more than in mIoU. A region whose true mask is
+    empty scores 1 for an empty prediction and 0 for any other, and counts in mIoU and precision as every other region.
+    Precision at a threshold is the share of all these regions, those without a target too, whose IoU reaches it (≥);
+    gRefCOCO's own counts those with a target alone. What has no target is a phrase that means nothing in the image
+    (gRefCOCO's), or an object that a video's frame does not show: each kind has an accuracy of its own.
     """
 
     def __init__(self) -> None:
@@ -41,27 +61,32 @@ class MaskMetrics:
 
     def reset(self) -> None:
         """Forget everything."""
-        # Σ∩, Σ∪, regions, not 0/1, true masks without a pixel, predicted ones of these likewise, hits…
-        self._counts = torch.zeros(6 + len(THRESHOLDS), dtype=torch.int64)
+        # Σ∩, Σ∪, regions, not 0/1; true masks without a pixel and predicted ones of these likewise, of phrases without
+        # a target and of frames; hits…
+        self._counts = torch.zeros(8 + len(THRESHOLDS), dtype=torch.int64)
         self._iou_sum = torch.zeros(1, dtype=torch.float64)
         self._synced = False
 
-    def update(self, pred_masks: Tensor, true_masks: Tensor) -> Tensor:
+    def update(self, pred_masks: Tensor, true_masks: Tensor, in_video: Tensor | None = None) -> Tensor:
         """Add R regions and return their IoU, float (R,), left on the device.
 
         pred_masks, true_masks: (R, H, W), bool or 0/1 of any dtype. Values other than 0 and 1 (logits, say) are
-        counted on the device and make `compute` raise. Raises ValueError on shapes that do not fit.
+        counted on the device and make `compute` raise. in_video: bool (R,) on the device, which masks are of one frame
+        among several; None: none of them. Raises ValueError on shapes that do not fit.
         """
         if self._synced:
             raise RuntimeError("update() after sync(): the sums are already over all ranks; call reset() first")
         intersection, union = _overlap(pred_masks, true_masks)
         iou = _ratio(intersection, union)
         no_target = ~_as_bool(true_masks).flatten(1).any(1)
-        found_none = no_target & (union == 0)
+        if in_video is not None and in_video.shape != no_target.shape:
+            raise ValueError(f"in_video must be ({no_target.shape[0]},), one flag for each mask")
+        absent = torch.zeros_like(no_target) if in_video is None else no_target & in_video
+        no_target = no_target & ~absent
         regions = torch.full_like(intersection.sum(), iou.shape[0])
         hits = [(iou >= threshold).sum() for threshold in THRESHOLDS]
         wrong = _not_binary(pred_masks) + _not_binary(true_masks)
-        empties = no_target.sum(), found_none.sum()
+        empties = [count.sum() for kind in (no_target, absent) for count in (kind, kind & (union == 0))]
         counts = torch.stack([intersection.sum(), union.sum(), regions, wrong.to(regions.device), *empties, *hits])
         self._counts = self._counts.to(counts.device) + counts
         self._iou_sum = self._iou_sum.to(iou) + iou.sum()
@@ -85,11 +110,12 @@ class MaskMetrics:
 
     def compute(self) -> dict[str, float]:
         """`miou`, `giou` (the same number), `ciou`, `precision_50`, `precision_70`, `precision_90` in [0, 1], `count`;
-        `no_target_accuracy` (the share of regions with an empty true mask whose prediction is empty) if there are any.
+        and where there are any, `no_target_accuracy`, the share of phrases without a target whose prediction is empty,
+        and `absent_accuracy`, that of masks in frames which the object is not in.
 
         Only `count` (0) when no region was seen. Raises ValueError when masks held values other than 0 and 1.
         """
-        intersection, union, count, wrong, no_target, found_none, *hits = self._counts.tolist()
+        intersection, union, count, wrong, no_target, none_found, absent, absent_found, *hits = self._counts.tolist()
         if wrong:
             raise ValueError(f"{wrong} mask values were neither 0 nor 1: pass masks, not logits or probabilities")
         if not count:
@@ -99,7 +125,9 @@ class MaskMetrics:
         for threshold, hit in zip(THRESHOLDS, hits, strict=True):
             scores[f"precision_{round(threshold * 100)}"] = hit / count
         if no_target:
-            scores["no_target_accuracy"] = found_none / no_target
+            scores["no_target_accuracy"] = none_found / no_target
+        if absent:
+            scores["absent_accuracy"] = absent_found / absent
         return {**scores, "count": float(count)}
 
 

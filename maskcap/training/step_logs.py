@@ -29,8 +29,7 @@ def log_step(
     """
     if entry_losses is not None:
         entry_losses.add({} if padding else outputs)
-        if writes_down(module.trainer) and not module.trainer.fit_loop.epoch_loop._should_accumulate():
-            _write(module.trainer, entry_losses.take())
+        write_entries(module.trainer, entry_losses)
     if world_size() == 1:
         for name, output in outputs.items():
             for part, value in output.logs.items():
@@ -41,11 +40,17 @@ def log_step(
     module.log("train/loss", sum_over_ranks(total.detach()) / world_size(), batch_size=size)
 
 
-def _write(trainer: L.Trainer, values: Mapping[str, float]) -> None:
-    """To the loggers, past Lightning's own, which writes a value again at every step until there is a new one."""
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped
+def write_entries(trainer: L.Trainer, entry_losses: EntryLosses) -> None:
+    """At the steps that the loggers write down: `train/source/<entry>`; every rank must call it.
+
+    Past Lightning's own logging, which writes a value again at every step until there is a new one.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if not writes_down(trainer) or loop._should_accumulate():
+        return
+    values = {f"train/{name}": value for name, value in entry_losses.take().items()}
     for logger in trainer.loggers if values else ():
-        logger.log_metrics({f"train/{name}": value for name, value in values.items()}, step=step)
+        logger.log_metrics(values, step=loop._batches_that_stepped)
 
 
 def writes_down(trainer: L.Trainer) -> bool:

@@ -5,7 +5,6 @@ Shapes: B samples and R regions of a batch, p [SEG]s of an answer, t phrases of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,19 +13,12 @@ import torch
 from maskcap.data.batch import Batch
 from maskcap.data.rle import encode_mask
 from maskcap.loops.outputs import Answer
-from maskcap.metrics.captions import CaptionMetrics
+from maskcap.metrics.captions import CaptionMetrics, without_tags
 from maskcap.metrics.grounded import GroundedMetrics
 from maskcap.metrics.meteor import Meteor
 from maskcap.metrics.prediction import Prediction
 from maskcap.models.transfer import take
 from maskcap.training.validation_rows import ANSWER, add_row, at_size_of
-
-_TAGS = re.compile(r"<p>\s*|\s*</p>|\s*\[SEG\]")
-
-
-def without_tags(text: str) -> str:
-    """An answer's words: `<p> a dog </p> [SEG] sits.` → `a dog sits.`"""
-    return " ".join(_TAGS.sub("", text).split())
 
 
 @dataclass(frozen=True)
@@ -51,8 +43,9 @@ class AnswerScores:
         self, answers: Sequence[Answer], batch: Batch, set_name: str, found: list[list[Prediction]]
     ) -> dict[int, AnswerRow]:
         """Score a batch's answers, each against its sample's last turn; their rows by sample. A true phrase's mask
-        becomes a row of its region, in `found`."""
+        becomes a row of its region, in `found`. Waits for the device once, if any of them has phrases."""
         rows: dict[int, AnswerRow] = {}
+        masks = _masks_of_phrases(answers, batch)
         for answer in answers:
             turn = batch.turns[answer.image][-1]
             self.words.update([without_tags(answer.text)], [[turn.answer]])
@@ -67,22 +60,27 @@ class AnswerScores:
                 answer=turn.answer,
                 predicted_answer=answer.text,
             )
-            masks = self._add_phrases(answer, batch, found) if turn.phrases else (None, None)
-            rows[answer.image] = AnswerRow(row, *masks)
+            if answer.image not in masks:
+                rows[answer.image] = AnswerRow(row, None, None)
+                continue
+            true, predicted = masks[answer.image]
+            self._add_phrases(answer, batch, true, predicted, found)
+            rows[answer.image] = AnswerRow(row, true.any(0), predicted.any(0))
         return rows
 
     def _add_phrases(
-        self, answer: Answer, batch: Batch, found: list[list[Prediction]]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The unions of the true masks and of the predicted ones."""
+        self,
+        answer: Answer,
+        batch: Batch,
+        true: torch.Tensor,
+        predicted: torch.Tensor,
+        found: list[list[Prediction]],
+    ) -> None:
+        """Score the masks, bool (t, S, S) and (p, S, S) on the host; a row for each true one."""
         turn = batch.turns[answer.image][-1]
-        regions = [batch.region_of(answer.image, phrase.region) for phrase in turn.phrases]
-        true = take(batch.mask1, regions) > 0.5
-        logits = answer.mask_logits
-        predicted = true[:0] if logits is None else at_size_of(logits, true)
         phrases = [turn.answer[phrase.start : phrase.end] for phrase in turn.phrases]
         pairs = self.grounded.update(answer.phrases, predicted, phrases, true)
-        true, predicted = true.cpu(), predicted.cpu()
+        regions = _grounded_regions(batch, answer.image)
         for number, (region, (said, iou)) in enumerate(zip(regions, pairs, strict=True)):
             row = replace(
                 found[region][0],
@@ -94,7 +92,6 @@ class AnswerScores:
                 frame=None,
             )
             add_row(found[region], row)
-        return true.any(0), predicted.any(0)
 
     def sync(self) -> None:
         """Take in what the other ranks have; every rank must call it, and `compute` after it."""
@@ -109,3 +106,22 @@ class AnswerScores:
         for count in ("answers", "phrases"):
             grounded.pop(count)
         return scores | {f"gcg_{name}": value for name, value in grounded.items()}
+
+
+def _grounded_regions(batch: Batch, image: int) -> list[int]:
+    """The region of each phrase of the sample's last answer."""
+    return [batch.region_of(image, phrase.region) for phrase in batch.turns[image][-1].phrases]
+
+
+def _masks_of_phrases(answers: Sequence[Answer], batch: Batch) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """By sample, of each whose true answer has phrases: the true masks and the predicted ones, bool (t, S, S) and
+    (p, S, S) on the host, where all of them are copied together."""
+    grounded = [answer for answer in answers if batch.turns[answer.image][-1].phrases]
+    parts: list[torch.Tensor] = []
+    for answer in grounded:
+        true = take(batch.mask1, _grounded_regions(batch, answer.image)) > 0.5
+        parts += [true, true[:0] if answer.mask_logits is None else at_size_of(answer.mask_logits, true)]
+    if not parts:
+        return {}
+    on_host = torch.cat(parts).cpu().split([len(part) for part in parts])
+    return dict(zip([answer.image for answer in grounded], zip(on_host[::2], on_host[1::2], strict=True), strict=True))

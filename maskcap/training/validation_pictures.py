@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from maskcap.data.batch import Batch, denormalise
+from maskcap.data.rle import decode_mask
 from maskcap.metrics.prediction import Prediction
 from maskcap.training.validation_answers import AnswerRow
 from maskcap.training.validation_rows import OWN_WORDS, says_something
@@ -48,11 +49,14 @@ def _of_region(batch: Batch, r: int, first: Prediction, shown: Shown | None) -> 
     """The frame that the shown mask is of, with the caption on the region's first row."""
     mask, row = shown or (None, first)
     image, true = frame_of(batch, r, row)
+    predicted = None if mask is None else mask.numpy()
+    if mask is None and row.predicted_rle is not None:  # a phrase's of an answer, about a region with a caption too
+        predicted = decode_mask(row.predicted_rle, *true.shape) > 0
     said = first.predicted_caption
     if said is None and row.score in OWN_WORDS:
         said = row.phrase
     row = replace(row, predicted_caption=said, truncated=first.truncated)
-    return image, true, None if mask is None else mask.numpy(), row
+    return image, true, predicted, row
 
 
 def _of_answer(batch: Batch, image: int, answer: AnswerRow) -> Picture:

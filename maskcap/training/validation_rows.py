@@ -17,7 +17,7 @@ from maskcap.data.rle import encode_mask
 from maskcap.loops.outputs import LoopPrediction, Score
 from maskcap.metrics.masks import MaskMetrics
 from maskcap.metrics.prediction import Prediction
-from maskcap.models.transfer import take
+from maskcap.models.transfer import take, to_device
 
 Row: TypeAlias = tuple[int, int, Prediction]  # number of the set, of the image among the rank's of this set
 
@@ -64,9 +64,14 @@ def add_masks(
     assert every is not None, "a mask of the other frame was predicted, but the batch has no other frame"
     true = take(every, chosen) > 0.5
     predicted = at_size_of(logits, true)
-    ious = metric.update(predicted, true).tolist()
+    if prediction.score == "cross_frame":
+        frames, in_video = [None] * len(chosen), [True] * len(chosen)
+    else:
+        frames = frames_of(batch, chosen)
+        in_video = [frame is not None for frame in frames]
+    (flags,) = to_device([torch.tensor(in_video)], true.device)
+    ious = metric.update(predicted, true, flags).tolist()
     predicted, true = predicted.cpu(), true.cpu()
-    frames = [None] * len(chosen) if prediction.score == "cross_frame" else frames_of(batch, chosen)
     masks: dict[int, tuple[torch.Tensor, Prediction]] = {}
     for row, r in enumerate(prediction.regions):
         scored = replace(
@@ -111,9 +116,9 @@ def frames_of(batch: Batch, masks: Sequence[int]) -> list[int | None]:
 
 def says_something(row: Prediction) -> bool:
     """Whether a region's first row is more than an answer tells: a region that only a conversation speaks of has no
-    words of its own, and its mask is part of the answer."""
-    told = (row.caption, row.phrase, row.predicted_caption, row.iou)
-    return row.score != "grounded" and any(each is not None for each in told)
+    caption, and phrase and mask are the answer's."""
+    own = (None, None) if row.score == "grounded" else (row.phrase, row.iou)
+    return any(each is not None for each in (row.caption, row.predicted_caption, *own))
 
 
 def merge_ranks(parts: Sequence[Sequence[Row]]) -> list[Prediction]:

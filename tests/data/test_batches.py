@@ -16,6 +16,7 @@ class Sized(Sequence):
     """A source that tells how long its records' texts are, and has no records."""
 
     sizes: list[tuple[int, int] | None]
+    has_turns: bool = False
 
     def __len__(self):
         return len(self.sizes)
@@ -155,3 +156,11 @@ def test_groups_are_balanced_each_and_together():
         for group in range(4):
             counts = [sum(groups[i] == group for i in items) for items in dealt]
             assert max(counts) - min(counts) <= 1
+
+
+def test_conversations_cost_what_is_said_in_them():
+    """A rank with a long conversation about no region gets it with short ones; regions they speak of all count."""
+    talks = Sized([(0, 6000), (0, 8), (0, 10), (40, 0)], has_turns=True)
+    batches = [TrainBatches(mixture(4), 2, rank, 2, sources=[talks], regions_per_image=5) for rank in range(2)]
+    dealt = [sorted(draw.index for draw in next(iter(each))) for each in batches]
+    assert sorted(dealt) == [[0, 1], [2, 3]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from pycocotools import mask as coco
 
 from maskcap.data.rle import decode_mask
 from maskcap.data.rle_resize import decode_resized
-from maskcap.data.rle_union import UnitedRLE, unite, unite_over_frames
+from maskcap.data.rle_union import UnitedFrames, UnitedRLE, unite
 from maskcap.errors import MaskDecodeError
 
 
@@ -28,7 +29,7 @@ def test_the_union_has_the_pixels_of_any_part():
         if trial % 5 == 0:
             masks[0][:] = trial % 2  # nothing, or everything
         united = unite([_rle(mask) for mask in masks], "m")
-        np.testing.assert_array_equal(decode_mask(united, height, width), np.any(masks, axis=0))
+        assert np.array_equal(decode_mask(united, height, width), np.any(masks, axis=0))
 
 
 def test_a_union_is_an_rle_like_others():
@@ -37,7 +38,7 @@ def test_a_union_is_an_rle_like_others():
     united: Any = unite([_rle(left), _rle(right)], "m")
     whole = json.loads(json.dumps(dict(united)))
     assert whole["size"] == [20, 30] and sum(whole["counts"]) == 600
-    np.testing.assert_array_equal(decode_mask(whole, 20, 30), left | right)
+    assert np.array_equal(decode_mask(whole, 20, 30), left | right)
     resized, area = decode_resized(united, 20, 30, 10)
     assert area == (left | right).sum() and resized.max() == 1
     assert unite([_rle(left)], "m") == _rle(left)
@@ -48,17 +49,24 @@ def test_polygons_are_united_by_lying_together():
     united = decode_mask(unite([[square], [other]], "m"), 20, 30)
     expected = np.zeros((20, 30), np.uint8)
     expected[2:8, 2:8] = expected[5:9, 5:15] = 1
-    np.testing.assert_array_equal(united, expected)
+    assert np.array_equal(united, expected)
 
 
 def test_frames_are_united_one_by_one_and_may_be_empty():
     masks = np.zeros((2, 4, 5), bool)
     masks[0, 0, :2], masks[1, 0, 1:4] = True, True
     first, second = [_rle(masks[0]), None, _rle(masks[0])], [_rle(masks[1]), None, None]
-    frames = unite_over_frames([first, second], (4, 5), ["a", "b", "c"], "v")
+    frames = UnitedFrames([first, second], (4, 5), ["a", "b", "c"], "v")
     for frame, expected in zip(frames, [masks.any(0), np.zeros((4, 5)), masks[0]], strict=True):
-        np.testing.assert_array_equal(decode_mask(frame, 4, 5), expected)
-    nothing = unite_over_frames([], (4, 5), ["a", "b"], "v")
+        assert np.array_equal(decode_mask(frame, 4, 5), expected)
+    assert len(frames) == 3 and frames[-1] == frames[2] == first[2] and frames[:2] == [frames[0], frames[1]]
+    with pytest.raises(IndexError):
+        frames[3]
+    assert frames == UnitedFrames([first, second], (4, 5), ["a", "b", "c"], "v")
+    assert frames != UnitedFrames([first], (4, 5), ["a", "b", "c"], "v")
+    again = pickle.loads(pickle.dumps(frames))
+    assert again == frames and np.array_equal(decode_mask(again[0], 4, 5), masks.any(0))
+    nothing = UnitedFrames([], (4, 5), ["a", "b"], "v")
     assert [decode_mask(mask, 4, 5).sum() for mask in nothing] == [0, 0]
 
 
@@ -66,8 +74,12 @@ def test_what_cannot_be_united_is_named():
     good = _rle(np.ones((4, 5)))
     with pytest.raises(MaskDecodeError, match="v, region 1: its 2 masks are of different kinds"):
         unite([good, [[0, 0, 3, 0, 3, 3]]], "v, region 1")
-    with pytest.raises(MaskDecodeError, match="v, frame b: an RLE or null expected, got list"):
-        unite_over_frames([[good, [1]]], (4, 5), ["a", "b"], "v")
+    polygons = [[0, 0, 3, 0, 3, 3]]
+    for columns in ([[good, polygons]], [[good, good], [None, polygons]]):
+        frames = UnitedFrames(columns, (4, 5), ["a", "b"], "v")
+        assert decode_mask(frames[0], 4, 5).all()
+        with pytest.raises(MaskDecodeError, match="v, frame b: an RLE or null expected, got list"):
+            decode_mask(frames[1], 4, 5)
     for bad, problem in (
         ({"size": [5, 4], "counts": good["counts"]}, "size is 5 × 4, the image 4 × 5"),
         ({"size": [4, 5], "counts": [3]}, "add up to 3"),

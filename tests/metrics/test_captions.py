@@ -13,6 +13,7 @@ from maskcap.metrics.captions import (
     normalise_caption,
     token_f1,
     tokenize_plain,
+    without_tags,
 )
 
 REFERENCES = [["the small red circle"], ["a large blue square", "the blue box"], ["the green triangle on the left"]]
@@ -80,6 +81,19 @@ def test_plain_tokens_drop_punctuation_and_keep_words_whole():
 )
 def test_token_f1_by_hand(prediction: str, references: list[str], expected: float):
     assert token_f1(prediction, references) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("<p> the dog </p> [SEG] on <p> a rug </p> [SEG].", "the dog on a rug."),
+        ("<p>a dog</p>[SEG]", "a dog"),
+        ("Sure, [SEG].", "Sure,."),
+        ("no tags  here", "no tags here"),
+    ],
+)
+def test_words_without_tags(text: str, words: str):
+    assert without_tags(text) == words
 
 
 def test_without_java_meteor_is_left_out_and_one_warning_says_so(no_java: None, caplog: pytest.LogCaptureFixture):

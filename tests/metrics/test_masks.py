@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from maskcap.metrics.masks import MaskMetrics, mask_iou
+from maskcap.metrics.masks import MaskMetrics, mask_iou, pairwise_iou
 
 
 def random_masks(seed: int, regions: int = 12) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +148,46 @@ def test_empty_targets_have_a_share_of_their_own():
     assert metrics.update(pred[1:], true[1:]).tolist() == [1, 1, 0]
     scores = metrics.compute()
     assert scores["no_target_accuracy"] == pytest.approx(2 / 3) and scores["miou"] == pytest.approx(3 / 4)
+    assert scores["precision_50"] == pytest.approx(3 / 4)  # regions without a target count as all others
     other = MaskMetrics()
     other.update(pred[3:], true[3:])
     metrics.merge(other)
     assert metrics.compute()["no_target_accuracy"] == 0.5
+    assert "absent_accuracy" not in metrics.compute()
+
+
+def test_frames_without_the_object_are_no_phrases_without_a_target():
+    true, pred = torch.zeros(5, 5, 5), torch.zeros(5, 5, 5)
+    true[0, :2], pred[0, :2], pred[1, 0, 0] = 1, 1, 1
+    metrics = MaskMetrics()
+    metrics.update(pred[:3], true[:3], torch.tensor([True, True, False]))
+    metrics.update(pred[3:], true[3:], torch.tensor([True, False]))
+    scores = metrics.compute()
+    # Frames: one that shows the object, one found there for nothing, one rightly empty; stills: both rightly empty.
+    assert (scores["absent_accuracy"], scores["no_target_accuracy"], scores["count"]) == (0.5, 1, 5)
+    alone = MaskMetrics()
+    alone.update(pred[:2], true[:2], torch.tensor([True, True]))
+    assert alone.compute()["absent_accuracy"] == 0 and "no_target_accuracy" not in alone.compute()
+    with pytest.raises(ValueError, match=r"in_video must be \(2,\)"):
+        alone.update(pred[:2], true[:2], torch.tensor([True]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.float32])
+def test_every_pair_is_scored_as_alone(dtype: torch.dtype):
+    masks, true = torch.from_numpy(random_masks(2)[0]), torch.from_numpy(random_masks(4, 5)[1])
+    masks[3], true[1] = False, False  # two empty masks agree
+    table = pairwise_iou(masks.to(dtype), true.to(dtype))
+    expected = torch.stack([mask_iou(mask.expand_as(true), true) for mask in masks])
+    assert table.shape == (12, 5) and torch.equal(table, expected) and table[3, 1] == 1
+    assert pairwise_iou(masks[:0], true).shape == (0, 5)
+    with pytest.raises(ValueError, match=r"predicted \(12, 9, 7\), true \(5, 9, 6\)"):
+        pairwise_iou(masks, true[..., 1:])
+
+
+def test_pairs_of_large_masks_are_exact_under_autocast():
+    true = torch.ones(1, 1024, 1024, dtype=torch.bool)
+    masks = true.repeat(2, 1, 1)
+    masks[0, 0, 0], masks[1, 0, :3] = False, False
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = pairwise_iou(masks, true)
+    assert found[:, 0].tolist() == [(2**20 - 1) / 2**20, (2**20 - 3) / 2**20]

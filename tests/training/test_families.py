@@ -16,20 +16,23 @@ ENTRIES = (
 ).split()
 
 
-def overrides(root: Path, run: Path, repeats: int) -> list[str]:
-    """`experiment=sa2va_4b` with tiny models, every source as often, and SA-1B's masks without words beside it."""
-    given = ["+experiment=sa2va_4b", "model=tiny", "segmenter=tiny", "trainer=auto", f"data.root={root}", *further()]
-    given += [
-        f"data.train.{name}.repeats={repeats / (2 if name in ('llava', 'describe_anything') else 1)}"
-        for name in ENTRIES
-    ]
-    given += ["+loops.prompt_to_mask={_target_: maskcap.loops.prompt_to_mask.PromptToMask}", "data.spread=true"]
-    sizes = ["data.image_size=64", "model.image_size=64", "segmenter.image_size=64", "model.hidden_size=48"]
-    sizes += ["model.vit_layers=2", "data.frames_per_sample=3", "data.num_workers=0", "mask_caption.max_length=null"]
+def tiny(run: Path) -> list[str]:
+    """Overrides that make any experiment small, and a run of training alone."""
+    sizes = ["model=tiny", "segmenter=tiny", "data.image_size=64", "model.image_size=64", "segmenter.image_size=64"]
+    sizes += ["model.hidden_size=48", "model.vit_layers=2", "data.frames_per_sample=3", "data.num_workers=0"]
     whole = ["module.curriculum.segmenter_from=0", "module.curriculum.image_tokens_from=0"]
     whole += ["trainer.accumulate_grad_batches=1", "trainer.val_check_interval=null", "+trainer.limit_val_batches=0"]
     whole += ["trainer.log_every_n_steps=1", "logger=csv", "callbacks.checkpoint=null", "callbacks.pictures=null"]
-    return [*given, *sizes, *whole, "optimized_metric=null", f"hydra.run.dir={run}"]
+    return [*sizes, *whole, "optimized_metric=null", f"hydra.run.dir={run}"]
+
+
+def overrides(root: Path, run: Path, repeats: int) -> list[str]:
+    """`experiment=sa2va_4b` made tiny, every source as often, and SA-1B's masks without words beside it."""
+    twice = ("llava", "describe_anything")  # as many records as the others
+    given = ["+experiment=sa2va_4b", "trainer=auto", f"data.root={root}", *further(), *tiny(run)]
+    given += [f"data.train.{name}.repeats={repeats / (1 + (name in twice))}" for name in ENTRIES]
+    given += ["+loops.prompt_to_mask={_target_: maskcap.loops.prompt_to_mask.PromptToMask}", "data.spread=true"]
+    return [*given, "mask_caption.max_length=null"]
 
 
 def logged(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -86,3 +89,33 @@ def test_two_ranks_with_different_families_agree_with_one(root: Path, tmp_path: 
                 assert others[step] == pytest.approx(value, rel=2e-5, abs=1e-6), (name, step)
                 compared += 1
     assert compared > 100
+
+
+def test_sharded_ranks_with_different_families_finish(root: Path, tmp_path: Path) -> None:
+    """FSDP2, one sample a rank: a rank without masks, regions or an image runs every sharded layer with the other. The
+    first step's loss is that of one rank."""
+    found = []
+    for world in (1, 2):
+        run, output = tmp_path / f"of_{world}", tmp_path / f"out_{world}"
+        cpu = ["trainer.accelerator=cpu", "trainer.precision=32-true", f"data.batch_size={2 // world}"]
+        given = [*overrides(root, run, 1), *(["trainer=fsdp"] if world > 1 else []), *cpu, "~data.train.sa1b"]
+        given += ["loops.caption_to_mask.sampled_points=null", "loops.dialogue.sampled_points=null"]
+        given += ["+loops.prompt_to_mask.weight=0", *(["trainer.max_steps=1"] if world == 1 else [])]
+        codes = run_ranks(train, *given, world=world, output=output, timeout=200)
+        assert codes == [0] * world, "\n".join(file.read_text() for file in output.iterdir())
+        found.append(logged(run))
+    one, two = found
+    assert two["loss"][0] == pytest.approx(one["loss"][0], rel=2e-5)
+    assert len(two["loss"]) == 19  # the whole epoch
+
+
+def test_sharded_ranks_of_texts_without_images_finish(root: Path, tmp_path: Path) -> None:
+    """Questions alone, no grounding map (as of pretrained models): a rank whose sample is a text runs the vision tower
+    all the same."""
+    run, output = tmp_path / "run", tmp_path / "out"
+    given = ["+experiment=refcoco", "data=llava", "loops=dialogue", "mask_caption.grounding=false", "trainer=fsdp"]
+    given += [f"data.root={root}", *tiny(run), "trainer.accelerator=cpu", "trainer.precision=32-true", "seed=5"]
+    given += ["data.batch_size=1", "data.split=all", "trainer.max_epochs=4"]
+    codes = run_ranks(train, *given, world=2, output=output, timeout=200)
+    assert codes == [0, 0], "\n".join(file.read_text() for file in output.iterdir())
+    assert len(logged(run)["loss"]) >= 8

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,6 +52,13 @@ class OwnWords(Loop):
             mask_logits=true.roll(self.shift, dims=2) - 0.5,
             score=self.score,
         )
+
+
+class NoOtherFrame(OwnWords):
+    """Predicts a mask of the other frame, whatever the batch."""
+
+    def predict(self, model: Any, batch: Batch, encoded: Any) -> LoopPrediction:
+        return LoopPrediction([0], ["a"], mask_logits=torch.zeros(1, 8, 8), score="cross_frame")
 
 
 def _scores(masks: np.ndarray, shift: int) -> dict[str, float]:
@@ -104,9 +110,7 @@ def test_each_kind_of_mask_has_scores_of_its_own(tiny_model: MaskCaptionModel, t
     assert values["cycle_distinct_sav"] == pytest.approx(2 / 6)
     assert values["cycle_words_sav"] == pytest.approx(np.mean([2, 2, 4]))
     with pytest.raises(AssertionError, match="no other frame"):
-        prediction = LoopPrediction([0], ["a"], mask_logits=torch.zeros(1, 8, 8), score="cross_frame")
-        loops["other"].predict = lambda *_: prediction  # type: ignore[method-assign]
-        validation.update(tiny_model, tiny_batch, 0)
+        Validation({"other": NoOtherFrame()}, None, meteor=False).update(tiny_model, tiny_batch, 0)
 
 
 @pytest.mark.parametrize("order", [("captions", "masks", "own"), ("own", "captions", "masks")])
@@ -202,27 +206,25 @@ def _share(images: Sequence[int], padding: Sequence[bool]) -> Batch:
     )
 
 
-def _validated(batches: Sequence[Batch]) -> tuple[dict[str, float], list[Prediction]]:
+def _validated(model: MaskCaptionModel, batch: Batch) -> tuple[dict[str, float], list[Prediction]]:
     loops = {"own": OwnWords(shift=2, captions=True), "other": OwnWords("cross_frame", 1)}
     validation = Validation(loops, None, meteor=False)
-    model: Any = SimpleNamespace(encode=lambda *_: None)
-    for batch in batches:
-        validation.update(model, batch, 0)
+    validation.update(model, batch, 0)
     return validation.compute(), validation.predictions
 
 
-def _rank(rank: int, folder: str) -> None:
+def _rank(rank: int, folder: str, model: MaskCaptionModel) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    share = [_share([0, 2], [])] if rank == 0 else [_share([1, 0], [False, True])]
-    torch.save(_validated(share), f"{folder}/{rank}.pt")
+    share = _share([0, 2], []) if rank == 0 else _share([1, 0], [False, True])
+    torch.save(_validated(model, share), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_log_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_log_what_one_does(tiny_model: MaskCaptionModel, tmp_path: Path) -> None:
     """The share of distinct captions over ranks is not the mean of the ranks' shares."""
-    whole, rows = _validated([_share([0, 1, 2], [])])
-    mp.spawn(_rank, args=(str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
+    whole, rows = _validated(tiny_model, _share([0, 1, 2], []))
+    mp.spawn(_rank, args=(str(tmp_path), tiny_model), nprocs=2)  # type: ignore[attr-defined]
     for rank in (0, 1):
         values, gathered = torch.load(tmp_path / f"{rank}.pt", weights_only=False)
         assert values == pytest.approx(whole) and gathered == rows

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from maskcap.data.drawing import SampleOptions
+from maskcap.data.datamodule import MaskCaptionDataModule
 from maskcap.data.record import ImageRef, Phrase, Record, Region, Turn
 from maskcap.training.faults.memory import describe
 from maskcap.training.worst_batch import worst_batches
@@ -21,9 +19,11 @@ def regions(count: int, frames: int = 0, words: str = "a box") -> tuple[Region, 
     return tuple(Region(MASK, (words,), str(number), frame_masks=(MASK,) * frames) for number in range(count))
 
 
-def data(records: list[Record], **options: Any) -> Any:
-    settings = SampleOptions(image_size=8, regions_per_image=2, **options)
-    return SimpleNamespace(train_options=settings, train_sources={"all": records})
+def data(records: list[Record], frames_per_sample: int = 5) -> MaskCaptionDataModule:
+    """These records at 8 px, two regions of each."""
+    return MaskCaptionDataModule(
+        {"all": lambda: records}, image_size=8, regions_per_image=2, frames_per_sample=frames_per_sample
+    )
 
 
 def test_the_most_regions_frames_and_words_are_tried_each(tmp_path: Path) -> None:

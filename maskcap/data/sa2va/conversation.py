@@ -14,9 +14,18 @@ import numpy as np
 from maskcap.data.choices import Texts
 from maskcap.data.record import Record, Turn
 from maskcap.data.sa2va.options import Sa2VAOptions
-from maskcap.data.sa2va.tokens import IMAGE_CLOSE, IMAGE_OPEN, PHRASE_CLOSE, PHRASE_OPEN, Exchange, Text
-from maskcap.data.turns import named_regions, replace_tags
-from maskcap.models.conversation import IMAGE_SLOT, REGION_CLOSE, REGION_OPEN, SEG, Words, fill
+from maskcap.data.sa2va.tokens import IMAGE_CLOSE, IMAGE_OPEN, Exchange, Text
+from maskcap.data.turns import grounded_regions, named_regions, replace_tags
+from maskcap.models.conversation import (
+    IMAGE_SLOT,
+    PHRASE_CLOSE,
+    PHRASE_OPEN,
+    REGION_CLOSE,
+    REGION_OPEN,
+    SEG,
+    Words,
+    fill,
+)
 
 _THIS_REGION = re.compile(r"\bthis region\b", re.IGNORECASE)
 
@@ -68,7 +77,7 @@ def exchanges(
 
 def grounded(record: Record, what: Plan) -> list[int]:
     """The region of each [SEG] of the conversation, in order."""
-    return [phrase.region for turn in record.turns for phrase in turn.phrases] + list(what.segmented)
+    return grounded_regions(record.turns) + list(what.segmented)
 
 
 def image_text(rows: int, is_video: bool, options: Sa2VAOptions) -> str:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from maskcap.data.choices import Choice, FrameChoice, check_frames, check_options
 from maskcap.errors import ConfigError
-from maskcap.models.conversation import SEG
+from maskcap.models.conversation import PHRASE_CLOSE, PHRASE_OPEN, REGION_CLOSE, REGION_OPEN, SEG
 
 Pool = Literal["nearest", "area"]
 Template = Literal["phi3_chat", "internlm2_chat", "qwen_chat"]
@@ -58,7 +58,7 @@ class Sa2VAOptions:
     """
 
     tokenizer: str | Path | None = None
-    special_tokens: tuple[str, ...] = (SEG, "<p>", "</p>", "<vp>", "</vp>")
+    special_tokens: tuple[str, ...] = (SEG, PHRASE_OPEN, PHRASE_CLOSE, REGION_OPEN, REGION_CLOSE)
     template: Template = "phi3_chat"
     image_size: int = 448
     seg_size: int = 1024

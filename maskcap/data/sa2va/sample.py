@@ -17,7 +17,7 @@ from maskcap.data.rle import decode_mask
 from maskcap.data.sa2va.conversation import exchanges, grounded, image_text, plan
 from maskcap.data.sa2va.options import Sa2VAOptions
 from maskcap.data.sa2va.pixels import normalised, prompt_masks, segmenter_image, select_tiles, vision_rows
-from maskcap.data.sa2va.tokens import count, encode
+from maskcap.data.sa2va.tokens import Exchange, count, encode
 from maskcap.data.turns import bad_turns
 from maskcap.errors import ConfigError, DataError
 from maskcap.models.conversation import IMAGE_SLOT, SEG
@@ -39,10 +39,7 @@ def make_sa2va_sample(record: Record, rng: np.random.Generator, options: Sa2VAOp
     Raises ConfigError for a tokenizer that cannot be used; DataError for a record of which nothing can be said, a pair
     of frames, masks and [SEG]s that are not as many, a sequence that is too long, and as `make_sample` does.
     """
-    raise_first(missing_parts(record))
-    raise_first(bad_turns(record))
-    if record.image2 is not None:
-        raise DataError(f"{record.key}: a pair of frames; data.format=sa2va takes stills and videos (pairs=False).")
+    _check_record(record)
     drawn = _draw_regions(record, options.regions_per_image, rng)
     choices = options.caption_choice, options.phrase_choice
     texts = {region: draw_texts(record.key, record.regions1[region], rng, *choices) for region in drawn}
@@ -57,12 +54,7 @@ def make_sa2va_sample(record: Record, rng: np.random.Generator, options: Sa2VAOp
     rows_shown = len(rows) if images else 0
     text = image_text(rows_shown, bool(record.frames), options)
     said = exchanges(record, texts, what, text, marks, options, rng)
-    if not said:
-        raise DataError(
-            f"{record.key}: nothing can be said of it: it has no turns, and no region that is to be seen has captions. "
-            "Leave its source out.",
-            "no text",
-        )
+    _check_said(said, record.key)
     encoded = encode(said, options, record.key)
     sample |= {"input_ids": encoded.input_ids, "labels": encoded.labels, "pixel_values": rows, "key": record.key}
     regions = grounded(record, what)
@@ -109,6 +101,22 @@ class _Views:
             raise DataError(f"{self.record.key}: its frames have several sizes ({', '.join(sizes)}); make them one.")
         masks = [self.mask(region, view) for region in regions for view in range(len(self.refs))]
         return torch.from_numpy(np.stack(masks))
+
+
+def _check_record(record: Record) -> None:
+    raise_first(missing_parts(record))
+    raise_first(bad_turns(record))
+    if record.image2 is not None:
+        raise DataError(f"{record.key}: a pair of frames; data.format=sa2va takes stills and videos (pairs=False).")
+
+
+def _check_said(said: Sequence[Exchange], key: str) -> None:
+    if not said:
+        raise DataError(
+            f"{key}: nothing can be said of it: it has no turns, and no region that is to be seen has captions. "
+            "Leave its source out.",
+            "no text",
+        )
 
 
 def _draw_regions(record: Record, wanted: int | None, rng: np.random.Generator) -> list[int]:

@@ -15,7 +15,6 @@ from maskcap.models.conversation import IMAGE_SLOT, SEG, Words, tokenise
 
 IGNORED = -100  # label of a token that is not learned
 IMAGE_OPEN, IMAGE_CLOSE = "<img>", "</img>"
-PHRASE_OPEN, PHRASE_CLOSE = "<p>", "</p>"
 Text: TypeAlias = "str | Words"  # a template's own, in which special tokens are special, or the data's
 
 
@@ -41,14 +40,14 @@ def encode(exchanges: Sequence[Exchange], options: Sa2VAOptions, key: str) -> En
     A beginning-of-text token stands first where the tokenizer has one (of Qwen's it is not used). Raises DataError
     naming `key` for more than `options.max_length` tokens: upstream cuts them off there, and with them the [SEG]s.
     """
-    tokenizer = load_tokenizer(options.tokenizer_name, options.special_tokens)
+    reader = load_tokenizer(options.tokenizer_name, options.special_tokens)
     chat = options.chat
-    ids: list[int] = list(_begin(tokenizer))
+    ids: list[int] = list(_begin(reader.tokenizer))
     labels: list[int] = [IGNORED] * len(ids)
     for exchange in exchanges:
-        asked = _ids(tokenizer, (chat.user, *exchange.question, chat.assistant))
-        answered = _ids(tokenizer, (*exchange.answer, chat.end))
-        behind = _ids(tokenizer, (chat.separator,))
+        asked = _ids(reader, (chat.user, *exchange.question, chat.assistant))
+        answered = _ids(reader, (*exchange.answer, chat.end))
+        behind = _ids(reader, (chat.separator,))
         ids += asked + answered + behind
         labels += [IGNORED] * len(asked) + answered + [IGNORED] * len(behind)
     if len(ids) > options.max_length:
@@ -62,12 +61,20 @@ def encode(exchanges: Sequence[Exchange], options: Sa2VAOptions, key: str) -> En
 
 def count(ids: torch.Tensor, token: str, options: Sa2VAOptions) -> int:
     """How often one of the vocabulary's tokens stands in `ids`."""
-    tokenizer = load_tokenizer(options.tokenizer_name, options.special_tokens)
+    tokenizer = load_tokenizer(options.tokenizer_name, options.special_tokens).tokenizer
     return int((ids == tokenizer.convert_tokens_to_ids(token)).sum())
 
 
+@dataclass(frozen=True)
+class Reader:
+    """A tokenizer, and its added tokens as text, which it puts together anew whenever it is asked."""
+
+    tokenizer: Any
+    added: tuple[str, ...]
+
+
 @functools.lru_cache(maxsize=4)
-def load_tokenizer(name: str, special_tokens: tuple[str, ...]) -> Any:
+def load_tokenizer(name: str, special_tokens: tuple[str, ...]) -> Reader:
     """The tokenizer of a folder or hub id with `special_tokens` added; each process reads it once.
 
     Raises ConfigError when there is none, or when it has no image tokens or no [SEG].
@@ -87,7 +94,7 @@ def load_tokenizer(name: str, special_tokens: tuple[str, ...]) -> Any:
             f"sa2va.tokenizer={name} has no token {', '.join(missing)}: take the tokenizer of an InternVL model, or "
             "add them to sa2va.special_tokens if your model does too"
         )
-    return tokenizer
+    return Reader(tokenizer, tuple(tokenizer.get_added_vocab()))
 
 
 def _begin(tokenizer: Any) -> list[int]:
@@ -95,11 +102,10 @@ def _begin(tokenizer: Any) -> list[int]:
     return [] if begin is None or type(tokenizer).__name__.lower().startswith("qwen") else [begin]
 
 
-def _ids(tokenizer: Any, pieces: Sequence[Text]) -> list[int]:
+def _ids(reader: Reader, pieces: Sequence[Text]) -> list[int]:
     """Read as one text, as upstream reads it; piece by piece only where the data's words spell a special token."""
-    special = tokenizer.get_added_vocab()
     words = [piece.text for piece in pieces if isinstance(piece, Words)]
-    if any(token in text for token in special for text in words):
-        return tokenise(tokenizer, [list(pieces)])[0]
+    if any(token in text for token in reader.added for text in words):
+        return tokenise(reader.tokenizer, [list(pieces)])[0]
     text = "".join(piece.text if isinstance(piece, Words) else piece for piece in pieces)
-    return tokenizer(text, add_special_tokens=False).input_ids
+    return reader.tokenizer(text, add_special_tokens=False).input_ids

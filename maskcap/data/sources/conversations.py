@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from maskcap.data.record import Turn
 from maskcap.data.sources.files import list_of, require
+from maskcap.data.turns import TAG
 from maskcap.errors import DataError
-
-PLACEHOLDERS = ("<image>", "<video>")
 
 
 def read_pairs(
@@ -35,23 +36,32 @@ def read_pairs(
     return [(question["value"], answer["value"]) for question, answer in zip(asked, answered, strict=False)]
 
 
-def without_placeholders(text: str) -> str:
-    """The text without `<image>` and `<video>`: a sample's pictures always stand before its conversation."""
-    for placeholder in PLACEHOLDERS:
-        text = text.replace(placeholder, "")
+def without_placeholder(text: str, placeholders: Sequence[str]) -> str:
+    """The text without one of the placeholders at its start, and at its end: a sample shows its pictures before them.
+
+    One within the text, a second one and those of other kinds are words like any other, and stay.
+    """
+    for name in placeholders:
+        text = re.sub(rf"^\s*{re.escape(name)}|{re.escape(name)}\s*$", "", text)
     return text.strip()
 
 
-def read_turns_about_all(entry: dict[str, Any], where: str, skipped: Counter[str]) -> tuple[Turn, ...]:
-    """The whole conversation of an entry, about its image or video (or none). Raises DataError.
+def read_turns_about_all(
+    entry: dict[str, Any], where: str, skipped: Counter[str], placeholders: Sequence[str] = ()
+) -> tuple[Turn, ...]:
+    """The whole conversation of an entry, about its image or video (or none: no `placeholders`). Raises DataError.
 
-    That there is no turn, or an empty text, is an error; what is left out (see `read_pairs`) is counted.
+    placeholders: how a question writes the entry's own picture. `<region1>` in a question names no region of such an
+    entry: it becomes the words "region 1", and the question is counted. That there is no turn, or an empty text, is an
+    error; what is left out (see `read_pairs`) is counted.
     """
     pairs = read_pairs(entry, where, skipped, may_lead=True)
     require(bool(pairs), where, "the conversation has no question with an answer. Remove the entry", "no turns")
     turns = []
     for number, (question, answer) in enumerate(pairs, 1):
-        turn = Turn(without_placeholders(question), answer.strip())
+        words, tags = TAG.subn(r"region \1", without_placeholder(question, placeholders))
+        skipped.update({"questions whose <regionN> was written in words": 1} if tags else {})
+        turn = Turn(words, answer.strip())
         for what, text in (("question", turn.question), ("answer", turn.answer)):
             if not text:
                 message = f"{where}: the {what} of turn {number} is empty. Write it, or remove the turn."

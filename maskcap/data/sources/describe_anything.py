@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from maskcap.data.record import ImageRef, Record, Region
-from maskcap.data.sources.files import ImageFolders, field, require
-from maskcap.data.sources.json_entries import caption_of, keyed, read_entries
+from maskcap.data.sources.files import ImageFolders, require
+from maskcap.data.sources.json_entries import caption_of, checked, keyed, names_in, read_entries
 from maskcap.data.sources.lenient import ListedSource
 from maskcap.errors import DataError
 
@@ -20,8 +20,8 @@ class DescribeAnythingSource(ListedSource):
     """One record an entry `{"image", "mask", "caption"}`: one region with one caption.
 
     annotation: a JSON list, or a `.jsonl` with an entry on each line. `mask` is an RLE, whose `size` is the image's.
-    images: the folder of images, or several; sub-folders train2014, val2014, train2017, val2017 and `COCO_…` prefixes
-        are tried. Names may have folders in them.
+    images: the folder of images, or several. Names may have folders in them, which are never left out; for a name
+        without one, sub-folders train2014, val2014, train2017, val2017 are tried, and for all the `COCO_…` prefixes.
 
     Keys are `"describe_anything/<file stem>/<id>"`: the entry's own `id`, else its number from 0; an id that comes
     again has `#2` … behind it. An entry without one of the three, with an empty caption, a mask that is no RLE or a
@@ -37,9 +37,8 @@ class DescribeAnythingSource(ListedSource):
         path = Path(annotation)
         entries = read_entries(path)
         self.skipped: dict[str, int] = {}
-        folders = ImageFolders(images)
-        names = (entry["image"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("image"), str))
-        paths = folders.find_all(names, path)
+        folders = ImageFolders(images, keep_folder=True)
+        paths = folders.find_all(names_in(entries, "image"), path)
         slots = [
             (key, _slot(key, where, entry, paths, folders)) for key, where, entry in keyed(entries, self.name, path)
         ]
@@ -59,10 +58,8 @@ class DescribeAnythingSource(ListedSource):
 
 def _slot(key: str, where: str, entry: Any, paths: Mapping[str, Path], folders: ImageFolders) -> Record | DataError:
     try:
-        if isinstance(entry, DataError):
-            raise entry
-        name, mask, caption = (field(entry, part, where) for part in ("image", "mask", "caption"))
-        caption = caption_of(caption, "'caption'", where)
+        parts = checked(entry, where, "image", "mask", "caption")
+        name, mask, caption = parts["image"], parts["mask"], caption_of(parts["caption"], "'caption'", where)
         require(isinstance(name, str), where, "'image' must be a file name")
         height, width = _size(mask, where)
         if name not in paths:

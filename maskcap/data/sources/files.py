@@ -96,12 +96,14 @@ class ImageFolders:
     """Finds image files by name in folders and their COCO sub-folders, by one directory listing each.
 
     A name is looked for as given and by its last part, and both with and without the `COCO_train2014_` and
-    `COCO_val2014_` prefixes; exact: only as given, for names that say where in a folder the file is (several sets may
-    have a `1.jpg`).
+    `COCO_val2014_` prefixes. keep_folder: a name with a folder in it is looked for in that folder alone (several sets
+    may have a `1.jpg`). exact: only as given. Absolute names, and those with `..` in them, are nowhere.
     """
 
-    def __init__(self, folders: str | Path | Sequence[str | Path], *, exact: bool = False):
-        self._exact = exact
+    def __init__(
+        self, folders: str | Path | Sequence[str | Path], *, exact: bool = False, keep_folder: bool = False
+    ) -> None:
+        self._exact, self._keep_folder = exact, keep_folder
         given = [folders] if isinstance(folders, (str, Path)) else list(folders)
         self.folders = [Path(folder) for folder in given]
         for folder in self.folders:
@@ -111,15 +113,18 @@ class ImageFolders:
 
     def find(self, name: str) -> Path | None:
         """Path of the image, or None."""
-        parent, _, base = name.replace("\\", "/").rpartition("/")
+        parent, slash, base = name.replace("\\", "/").rpartition("/")
+        if _leaves(name):
+            return None
         bare = base
         for prefix in _COCO_PREFIXES:
             bare = bare.removeprefix(prefix)
         names = dict.fromkeys((base, bare, *(prefix + bare for prefix in _COCO_PREFIXES)))
-        inside = [parent] if parent and not parent.startswith("/") and ".." not in parent else []
-        below = dict.fromkeys((*inside, "", *_COCO_FOLDERS))
+        below = dict.fromkeys((parent, "", *_COCO_FOLDERS))
         if self._exact:
-            names, below = {base: None}, dict.fromkeys(inside if parent else ("",))
+            names = {base: None}
+        if self._exact or self._keep_folder and slash:
+            below = {parent: None}
         for folder in self.folders:
             for sub in below:
                 listing = self._listing(folder / sub)
@@ -141,6 +146,11 @@ class ImageFolders:
 
     def missing(self, name: str, where: object, what: str = "image") -> DataError:
         """The error for an image (or other file: `what`) that `find` does not find."""
+        if _leaves(name):
+            problem = (
+                f"the {what} {name!r} is not below a folder. Write its path in the folder, without a leading / and .."
+            )
+            return DataError(f"{where}: {problem}.", "missing file")
         message = f"{where}: the {what} {name} is missing. {self._looked()} Fetch it, or remove what is said of it."
         return DataError(message, "missing file")
 
@@ -150,5 +160,15 @@ class ImageFolders:
 
     def _listing(self, folder: Path) -> frozenset[str]:
         if folder not in self._listings:
-            self._listings[folder] = frozenset(os.listdir(folder)) if folder.is_dir() else frozenset()
+            try:
+                # os.path's: Path.is_dir raises for a name that is too long.
+                self._listings[folder] = frozenset(os.listdir(folder) if os.path.isdir(folder) else ())
+            except OSError as error:
+                raise DataError(f"{folder}: cannot be listed: {error.strerror}.", "missing file") from error
         return self._listings[folder]
+
+
+def _leaves(name: str) -> bool:
+    """Whether a name may lead out of the folder that it is looked for in."""
+    parts = name.replace("\\", "/").split("/")
+    return ".." in parts or len(parts) > 1 and not parts[0]

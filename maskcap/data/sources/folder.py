@@ -36,7 +36,8 @@ class FolderSource(PlannedSource):
 
     Bad records (see `LenientSource`; asking for one raises DataError): two images of one name, masks without an image,
     a line that is no JSON, has an unknown key, an empty caption, or names an image or mask that is not there; found
-    when it is read, a mask of another size than its image's, empty, in colours, or with 255 beside other values, a file
+    when it is read, a mask of another size than its image's, empty, in colours, or with 255 beside other values (both
+    in 8 bits: a soft edge, as more than 64 values are where no line names one), or with more than 4096 objects, a file
     for an object that holds several, and a line that does not say which of several. Building raises DataError when
     there are no images, when no image has a mask, and when every record is bad.
     """
@@ -69,10 +70,6 @@ class FolderSource(PlannedSource):
         """Whether a line says something of a mask: captions are taken to single it out."""
         return self._captioned
 
-    def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """Unknown: how many objects there are stands in the masks."""
-        return None
-
 
 @dataclass(frozen=True)
 class _Plan:
@@ -80,7 +77,11 @@ class _Plan:
 
     scene: Scene
     image: Path
-    text_size: tuple[int, int] = (0, 0)  # not asked for
+
+    @property
+    def text_size(self) -> None:
+        """Unknown: how many objects there are stands in the masks."""
+        return None
 
     def record(self, key: str) -> Record:
         """Read the masks. Raises DataError for what only that finds."""
@@ -88,9 +89,10 @@ class _Plan:
         size = annotated_size(self.image, next(iter(masks.values())), key)
         regions: list[Region] = []
         for name, path in masks.items():
-            objects = mask_objects(path, size, key)
-            values = ", ".join(map(str, objects))
+            indexed = any(said.rpartition("#")[0] == name for said in self.scene.captions)
+            objects = mask_objects(path, size, key, indexed=indexed)
             if path != self.scene.index:
+                values = some(list(objects), 8)
                 problem = f"a file of masks/{path.parent.name}/ is one object, and this one has the values {values}"
                 require(len(objects) == 1, f"{key}: {path}", problem, "malformed bitmap")
             regions += _regions(name, objects, self.scene.captions, f"{key}: {path}")
@@ -107,8 +109,9 @@ def _regions(name: str, objects: dict[int, dict[str, object]], said: dict[str, l
     """The regions of one mask file with their captions. Raises DataError for captions of an object that is not there,
     or of a file with several."""
     names = {value: f"{name}#{value}" for value in objects}
+    there = set(names.values())
     values = some(list(objects), 8)
-    unknown = [each for each in said if each.rpartition("#")[0] == name and each not in names.values()]
+    unknown = [each for each in said if each.rpartition("#")[0] == name and each not in there]
     problem = f"{CAPTIONS} speaks of {', '.join(unknown)}, and its values are {values}. Correct the line"
     require(not unknown, where, problem, "missing mask")
     alone = len(objects) == 1

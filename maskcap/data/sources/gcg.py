@@ -50,9 +50,10 @@ class Grounded:
 class GCGSource(TurnsSource):
     """One record an image: one turn, whose answer is the caption and whose phrases have one region each, in order.
 
-    entries: (id, its name for messages, content); read: makes a Grounded of a content, counts what it leaves out, and
-    raises DataError. Regions have no captions: only the turn speaks of them. Entries without a phrase are left out and
-    counted in `skipped`. Keys are `"<name>/<file stem>/<id>"`, region ids the phrase's number from 1.
+    entries: (id, its name for messages, content or what is wrong with the entry); read: makes a Grounded of a content,
+    counts what it leaves out, and raises DataError. Regions have no captions: only the turn speaks of them. Phrases at
+    one place are one phrase, with their masks united, which is counted in `skipped`; so are entries without a phrase,
+    which are left out. Keys are `"<name>/<file stem>/<id>"`, region ids the phrase's number from 1.
 
     Raises DataError for folders without any of the images, when no entry has a phrase, and when every record is bad.
     """
@@ -123,6 +124,8 @@ def _draft(
 ) -> Grounded | DataError:
     """A checked entry with its groundings in order, or what is wrong with it; a bad one counts nothing as skipped."""
     counts: Counter[str] = Counter()
+    if isinstance(content, DataError):
+        return content
     try:
         entry = read(content, where, counts)
         require(bool(entry.caption.strip()), where, "the caption is empty; write one, or remove the entry")
@@ -131,7 +134,7 @@ def _draft(
         ordered = replace(entry, groundings=_in_order(entry.caption, entry.groundings, counts))
     except DataError as error:
         return error
-    skipped.update(counts)
+    skipped.update(+counts)  # without the zeros
     return ordered
 
 
@@ -156,6 +159,7 @@ def _in_order(caption: str, groundings: Iterable[Grounding], counts: Counter[str
     places: dict[tuple[int, int], tuple[Segmentation, ...]] = {}
     for grounding in groundings:
         place = (grounding.start, grounding.end)
+        counts["phrases united at one place"] += place in places
         places[place] = (*places.get(place, ()), *grounding.masks)
     ordered = sorted(places.items())
     nexts = [start for (start, _), _ in ordered[1:]] + [len(caption)]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from maskcap.data.sources.files import field, integer, list_of, read_json, require
+from maskcap.data.sources.files import field, integer, list_of, require
 from maskcap.data.sources.gcg import GCGSource, Grounded, Grounding
+from maskcap.data.sources.json_entries import read_entries
 from maskcap.errors import DataError
 
 
@@ -27,12 +28,14 @@ class GCGGroundingsSource(GCGSource):
 
     def __init__(self, annotation: str | Path, images: str | Path | Sequence[str | Path]):
         path = Path(annotation)
-        entries = list_of(dict, read_json(path), "the file", path)
-        named = [(entry.get("image_id", i), f"entry {i}", entry) for i, entry in enumerate(entries)]
+        entries = read_entries(path)
+        ids = [entry.get("image_id", i) if isinstance(entry, dict) else i for i, entry in enumerate(entries)]
+        named = [(ids[i], f"entry {i}", entry) for i, entry in enumerate(entries)]
         super().__init__(path, images, named, _read_entry)
 
 
-def _read_entry(entry: dict[str, Any], where: str, skipped: Counter[str]) -> Grounded:
+def _read_entry(entry: Any, where: str, skipped: Counter[str]) -> Grounded:
+    require(isinstance(entry, dict), where, "expected an object with 'file_name', 'caption' and 'groundings'")
     name, published = entry.get("file_name"), entry.get("caption")
     require(isinstance(name, str) and isinstance(published, str), where, "'file_name' and 'caption' must be texts")
     assert isinstance(name, str) and isinstance(published, str)

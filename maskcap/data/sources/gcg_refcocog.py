@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from maskcap.data.record import Segmentation
-from maskcap.data.sources.files import list_of, read_json, require
+from maskcap.data.sources.files import list_of, require
 from maskcap.data.sources.gcg import GCGSource, Grounded, Grounding
+from maskcap.data.sources.json_entries import read_entries
 from maskcap.errors import DataError
 
 
@@ -21,8 +22,9 @@ class GCGRefCOCOgSource(GCGSource):
     drop_unmatched: leave out, and count in `skipped`, refs whose sentence is not in the caption, as Sa2VA does; by
         default they make their record bad.
 
-    A sentence's place is looked for in the caption, whatever the case of either: as whole words, else anywhere; the
-    first one if there are several. The answer keeps the caption's case. Segmentations are polygons, rarely RLE; sizes
+    A sentence's place is looked for in the caption, whatever the case of either: as whole words, else anywhere. The
+    second ref of a sentence is at the second place where it stands, and so on; refs beyond the last of these share it
+    with the one before, as one phrase with all masks, and are counted in `skipped`. The answer keeps the caption's case. Segmentations are polygons, rarely RLE; sizes
     come from the images' headers when a record is asked for. See GCGSource for the records, keys and errors.
     """
 
@@ -32,26 +34,30 @@ class GCGRefCOCOgSource(GCGSource):
         self, annotation: str | Path, images: str | Path | Sequence[str | Path], *, drop_unmatched: bool = False
     ):
         path = Path(annotation)
-        entries = list_of(dict, read_json(path), "the file", path)
+        entries = read_entries(path)
         self._drop_unmatched = drop_unmatched
-        named = [(next(iter(entry), i), f"entry {i}", entry) for i, entry in enumerate(entries)]
+        ids = [next(iter(entry), i) if isinstance(entry, dict) else i for i, entry in enumerate(entries)]
+        named = [(ids[i], f"entry {i}", entry) for i, entry in enumerate(entries)]
         super().__init__(path, images, named, self._read_entry)
 
-    def _read_entry(self, entry: dict[str, Any], where: str, skipped: Counter[str]) -> Grounded:
-        content = next(iter(entry.values())) if len(entry) == 1 else None
+    def _read_entry(self, entry: Any, where: str, skipped: Counter[str]) -> Grounded:
+        content = next(iter(entry.values())) if isinstance(entry, dict) and len(entry) == 1 else None
         require(isinstance(content, dict), where, "expected an object with one key, the id, for each entry")
         assert isinstance(content, dict)
         name, caption = content.get("img_file_name"), content.get("caption")
         require(isinstance(name, str) and isinstance(caption, str), where, "'img_file_name' and 'caption' are texts")
         assert isinstance(name, str) and isinstance(caption, str)
         caption = caption.strip('"').strip()
-        groundings = []
+        groundings, times = [], Counter()
         for ref in list_of(dict, content.get("refs"), "'refs'", where):
             sentence = ref.get("sentence")
             ok = isinstance(sentence, str) and bool(sentence.strip())
             require(ok, where, "a ref has no 'sentence'. Write it, or remove the ref", "empty caption")
-            place = _place(str(sentence).strip(), caption)
-            if place is not None:
+            wanted = _lower(str(sentence).strip())
+            places = _places(wanted, _lower(caption))
+            if places:
+                place = places[min(times[wanted], len(places) - 1)]
+                times[wanted] += 1
                 groundings.append(Grounding(*place, _masks(ref.get("segmentation"), where)))
             elif self._drop_unmatched:
                 skipped["refs whose sentence is not in the caption"] += 1
@@ -64,12 +70,11 @@ class GCGRefCOCOgSource(GCGSource):
         return Grounded(name, caption, groundings)
 
 
-def _place(phrase: str, caption: str) -> tuple[int, int] | None:
-    """Start and end of the phrase in the caption; None: not in it."""
-    wanted, text = _lower(phrase), _lower(caption)
-    words = re.search(rf"(?<!\w){re.escape(wanted)}(?!\w)", text)
-    start = words.start() if words else text.find(wanted)
-    return None if start < 0 else (start, start + len(wanted))
+def _places(phrase: str, caption: str) -> list[tuple[int, int]]:
+    """Start and end wherever the phrase is in the caption: as whole words, else anywhere."""
+    found = re.escape(phrase)
+    words = re.finditer(rf"(?<!\w){found}(?!\w)", caption)
+    return [match.span() for match in words] or [match.span() for match in re.finditer(found, caption)]
 
 
 def _lower(text: str) -> str:

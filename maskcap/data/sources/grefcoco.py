@@ -35,7 +35,7 @@ class GRefCOCOSource(ListedSource):
     here. A ref with `no_target` has an empty mask, `may_be_empty`.
 
     Keys are `"grefcoco/<split>/<image id>"`, region ids the ref ids. A record with a ref whose annotation is missing,
-    whose `no_target` denies its annotations or that has none without it, an empty sentence, a missing image or other
+    whose `no_target` denies its annotations or that has none without it, a -1 or null beside others, an empty sentence, a missing image or other
     bad entries is bad (see `LenientSource`): asking for it raises DataError. So does a ref without an image id, which
     has a record of its own, `".../ref <ref id>"`.
 
@@ -68,14 +68,20 @@ class GRefCOCOSource(ListedSource):
 
 
 def _targets(ref: dict[str, Any]) -> list[Any]:
-    """The ref's annotation ids: a list, or a single one; none for a phrase that means nothing here."""
+    """The ref's annotation ids: a list, or a single one; none for a phrase that means nothing here.
+
+    What stands for nobody does so alone: beside others it stays, an annotation that is not there.
+    """
     ids = ref.get("ann_id")
-    return [number for number in (ids if isinstance(ids, list) else [ids]) if number not in _NOBODY]
+    listed = ids if isinstance(ids, list) else [ids]
+    return [] if len(listed) == 1 and listed[0] in _NOBODY else listed
 
 
 def _region(path: Path, ref: dict[str, Any], image: ImageRef | None, instances: Instances, where: str) -> Region:
     targets, none = _targets(ref), ref.get("no_target")
     require(none in (None, True, False), where, f"'no_target' must be true or false ({path})")
+    stray = any(number in _NOBODY for number in targets)
+    require(not stray, where, f"'ann_id' is {targets}: -1 and null mean none, and stand alone ({path})")
     require(not (none and targets), where, f"'no_target' is true, but it has annotations {targets} ({path})")
     require(bool(targets) or none is True, where, f"it has no annotations, and 'no_target' is not true ({path})")
     masks = [annotation_of(ref, number, where, instances)["segmentation"] for number in targets]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from maskcap.data.sources.files import LAYOUT_HELP, read_json, require
+from maskcap.data.sources.files import LAYOUT_HELP, field, read_json, require
 from maskcap.errors import DataError
 
 
@@ -48,14 +47,34 @@ def keyed(entries: list[Any], prefix: str, path: Path) -> Iterator[tuple[str, st
         yield key, f"{key} ({path}, entry {i})", entry
 
 
+def names_in(entries: Iterable[Any], field_name: str) -> Iterator[str]:
+    """The file names that entries have in a field; those that have none there are named when they are read."""
+    return (
+        entry[field_name] for entry in entries if isinstance(entry, dict) and isinstance(entry.get(field_name), str)
+    )
+
+
+def checked(entry: Any, where: str, *fields: str) -> dict[str, Any]:
+    """An entry of `read_entries` that is an object with these fields. Raises DataError, that of its line first."""
+    if isinstance(entry, DataError):
+        raise entry
+    require(isinstance(entry, dict), where, f"expected an object with {', '.join(map(repr, fields))}")
+    for name in fields:
+        field(entry, name, where)
+    return entry
+
+
 def distinct(names: Iterable[object]) -> list[str]:
-    """The names as text, told apart: the second one of a name gets `#2`, the third `#3` …"""
-    times: Counter[str] = Counter()
-    told = []
+    """The names as text, told apart: the second one of a name gets `#2`, the third `#3` … No two are the same."""
+    times: dict[str, int] = {}
+    told: dict[str, None] = {}  # in order
     for name in map(str, names):
-        times[name] += 1
-        told.append(f"{name}#{times[name]}" if times[name] > 1 else name)
-    return told
+        each = name
+        while each in told:  # "a#2" may be there as a name of its own
+            times[name] = times.get(name, 1) + 1
+            each = f"{name}#{times[name]}"
+        told[each] = None
+    return list(told)
 
 
 def caption_of(value: Any, what: str, where: object) -> str:

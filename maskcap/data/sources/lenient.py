@@ -10,13 +10,15 @@ import copy
 import logging
 from abc import abstractmethod
 from collections.abc import Hashable, Iterator, Sequence
-from typing import Any, overload
+from typing import Generic, TypeVar, overload
 
 from maskcap.data.record import Record
 from maskcap.data.source_facts import text_size
 from maskcap.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+Slot = TypeVar("Slot")
 
 _NAMED = 3
 
@@ -83,10 +85,13 @@ class LenientSource(Sequence[Record]):
             logger.warning("%s: %d of %d records are bad: %s%s", what, len(self.bad), len(self), first, rest)
 
 
-class ListedSource(LenientSource):
-    """A source that holds every record: `slots` are (key, its record or what is wrong with it), in order."""
+class SlotSource(LenientSource, Generic[Slot]):
+    """A source with a slot for each record: (key, what is known of it or what is wrong with it), in order.
 
-    def __init__(self, slots: Sequence[tuple[str, Record | DataError]], annotation: object) -> None:
+    annotation: the file, for messages. Raises DataError when every entry is bad.
+    """
+
+    def __init__(self, slots: Sequence[tuple[str, Slot | DataError]], annotation: object) -> None:
         self._slots = slots
         self._annotation = str(annotation)
         self.bad = {i: slot for i, (_, slot) in enumerate(slots) if isinstance(slot, DataError)}
@@ -96,16 +101,6 @@ class ListedSource(LenientSource):
         """The record's key; a bad record has one too."""
         return self._slots[index][0]
 
-    def image_of(self, index: int) -> Hashable:
-        """What tells the images of records apart; cheap. A bad record, or one without an image, is one of its own."""
-        key, slot = self._slots[index]
-        return slot.image1.path if isinstance(slot, Record) and slot.image1 is not None else key
-
-    def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """(number of regions, characters of all their captions); None for a bad record."""
-        slot = self._slots[index][1]
-        return text_size(slot) if isinstance(slot, Record) else None
-
     def annotation_of(self, index: int) -> str:
         """The annotation file, for messages."""
         return self._annotation
@@ -113,9 +108,28 @@ class ListedSource(LenientSource):
     def __len__(self) -> int:
         return len(self._slots)
 
+    def _good(self, index: int) -> tuple[str, Slot]:
+        """(key, what is known) of a record that is not bad."""
+        key, slot = self._slots[index]
+        assert not isinstance(slot, DataError)  # those are in `bad`
+        return key, slot
+
+
+class ListedSource(SlotSource[Record]):
+    """A source that holds every record."""
+
+    def image_of(self, index: int) -> Hashable:
+        """What tells the images of records apart; cheap. A bad record, or one without an image, is one of its own."""
+        key, slot = self._slots[index]
+        return slot.image1.path if isinstance(slot, Record) and slot.image1 is not None else key
+
+    def text_size_of(self, index: int) -> tuple[int, int] | None:
+        """(number of regions, characters of all their captions and of the turns); None for a bad record."""
+        slot = self._slots[index][1]
+        return text_size(slot) if isinstance(slot, Record) else None
+
     def _read(self, index: int) -> Record:
-        slot: Any = self._slots[index][1]
-        return slot
+        return self._good(index)[1]
 
 
 class RecordError(DataError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from maskcap.data.image_sizes import image_size
 from maskcap.data.record import ImageRef, Record, Turn
 from maskcap.data.sources.conversations import characters, read_turns_about_all
 from maskcap.data.sources.files import ImageFolders, require
-from maskcap.data.sources.json_entries import keyed, read_entries
+from maskcap.data.sources.json_entries import checked, keyed, names_in, read_entries
 from maskcap.data.sources.planned import Plan, TurnsSource
 from maskcap.errors import DataError
 
@@ -26,11 +26,13 @@ class LlavaSource(TurnsSource):
     annotation: the JSON list (or a `.jsonl`). images: the folder that entries' paths (`coco/train2017/1.jpg`) are
         relative to, or several; they are looked for as written.
 
-    The `<image>` placeholder is taken out of questions. An entry without `image` makes a record without one. An
-    answer before the first question, and a last question without an answer, are left out and counted in `skipped`.
-    Keys are `"llava/<file stem>/<id>"` (`#2`, `#3` … for a repeated id). A conversation in the wrong order, an empty
-    text, a placeholder without an image, or a missing image makes a bad record (see `LenientSource`): asking for it
-    raises DataError, and so does an image whose header cannot be read.
+    The `<image>` at a question's start or end is taken out, where there is an image; other texts stay as they are, but
+    for `<region1>` in questions: there are no regions, and it becomes "region 1". An entry without `image` makes a
+    record without one. An answer before the first question, and a last question without an answer, are left out; both,
+    and questions with `<regionN>`, are counted in `skipped`. Images are shown as viewers show them, turned as an EXIF
+    tag asks. Keys are `"llava/<file stem>/<id>"` (`#2`, `#3` … for a repeated id). A conversation in the wrong order,
+    an empty text or a missing image makes a bad record (see `LenientSource`): asking for it raises DataError, and so
+    does an image whose header cannot be read.
 
     Raises DataError for a missing or unreadable annotation file, folders without any of the images, and when every
     record is bad.
@@ -42,7 +44,7 @@ class LlavaSource(TurnsSource):
         path = Path(annotation)
         entries = read_entries(path)
         folders = ImageFolders(images, exact=True)
-        paths = folders.find_all(_names(entries), path)
+        paths = folders.find_all(names_in(entries, "image"), path)
         skipped: Counter[str] = Counter()
         slots: list[tuple[str, Plan | DataError]] = [
             (key, _plan(entry, where, paths, folders, skipped)) for key, where, entry in keyed(entries, self.name, path)
@@ -68,12 +70,8 @@ class _Plan:
         """Reads the image's header. Raises ImageDecodeError."""
         if self.image is None:
             return Record(key, None, (), turns=self.turns)
-        size = image_size(self.image, f"{key}: {self.image}")
-        return Record(key, ImageRef(self.image, *size), (), turns=self.turns)
-
-
-def _names(entries: Sequence[Any]) -> Iterable[str]:
-    return (entry["image"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("image"), str))
+        size = image_size(self.image, f"{key}: {self.image}", upright=True)
+        return Record(key, ImageRef(self.image, *size, upright=True), (), turns=self.turns)
 
 
 def _plan(
@@ -82,16 +80,10 @@ def _plan(
     """A good entry's plan; a bad one counts nothing as skipped."""
     counts: Counter[str] = Counter()
     try:
-        if isinstance(entry, DataError):
-            raise entry
-        require(isinstance(entry, dict), where, "expected an object with 'conversations'")
-        name = entry.get("image")
+        name = checked(entry, where, "conversations").get("image")
         require(name is None or isinstance(name, str), where, "'image' must be a path, or left out")
-        turns = read_turns_about_all(entry, where, counts)
-        if name is None:
-            asks = any("<image>" in message["value"] for message in entry["conversations"])
-            require(not asks, where, "the conversation has an <image> placeholder, and the entry no 'image'")
-        elif name not in paths:
+        turns = read_turns_about_all(entry, where, counts, () if name is None else ("<image>",))
+        if name is not None and name not in paths:
             raise folders.missing(name, where)
     except DataError as error:
         return error

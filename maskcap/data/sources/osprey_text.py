@@ -7,13 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from maskcap.data.sources.conversations import read_pairs, without_placeholders
+from maskcap.data.sources.conversations import read_pairs
 from maskcap.data.sources.files import list_of, require
+from maskcap.data.turns import TAG
 from maskcap.errors import DataError
 
 SHORT_ANSWER = "Answer the question using a single word or phrase."
-TAG = re.compile(r"<region(\d+)>")
-_LEADING_TAG = re.compile(r"\s*<region(\d+)>\s*:?\s*")
+_LEADING_TAG = re.compile(rf"\s*{TAG.pattern}\s*:?\s*")
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def read_turns(entry: dict[str, Any], n_regions: int, kind: str, where: str, ski
         if len(named) != 1:
             skipped["turns that name several regions" if named else "turns that name no region of several"] += 1
             continue
-        asked = ask_short(TAG.sub("this region", without_placeholders(question)), kind)
-        turns[named[0] - 1].append(Said(asked, _answer(answer, where)))
+        asked = ask_short(TAG.sub("this region", without_image(question)), kind)
+        turns[named[0] - 1].append(Said(asked, _answer(_without_leading(answer), where)))
     return turns
 
 
@@ -75,13 +75,23 @@ def check_numbers(named: list[int], n_regions: int, where: str) -> None:
     require(not wrong, where, f"the text names region {', '.join(map(str, wrong))}, but 'annotation' has {n_regions}")
 
 
+def without_image(question: str) -> str:
+    """The question without its `<image>`, the entry's own; whatever else it has in angle brackets is its text."""
+    return question.replace("<image>", "").strip()
+
+
 def ask_short(question: str, kind: str) -> str:
     """The question with upstream's demand for a short answer, where its kind has one and it is missing."""
     return f"{question} {SHORT_ANSWER}" if kind in ("short_form", "part") and SHORT_ANSWER not in question else question
 
 
+def _without_leading(text: str) -> str:
+    tag = _LEADING_TAG.match(text)
+    return text[tag.end() :] if tag else text
+
+
 def _answer(text: str, where: str) -> str:
-    answer = TAG.sub("this region", _LEADING_TAG.sub("", text, count=1) if _LEADING_TAG.match(text) else text).strip()
+    answer = TAG.sub("this region", text).strip()
     if not answer:
         raise DataError(f"{where}: an answer or description is empty. Remove it, or write it.", "empty caption")
     return answer

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from maskcap.data.record import Turn
-from maskcap.data.sources.conversations import read_pairs, without_placeholders
-from maskcap.data.sources.osprey_text import TAG, ask_short, check_numbers, descriptions
+from maskcap.data.sources.conversations import read_pairs
+from maskcap.data.sources.osprey_text import ask_short, check_numbers, descriptions, without_image
+from maskcap.data.turns import TAG
 from maskcap.errors import DataError
 
 DESCRIBE = "Can you provide me with a detailed description of <region{}>?"
@@ -29,7 +30,7 @@ def read_dialogue(
         pairs = [(DESCRIBE.format(number), text) for number, text in descriptions(entry, where)]
     else:
         read = read_pairs(entry, where, skipped)
-        pairs = [(ask_short(without_placeholders(question), kind), answer) for question, answer in read]
+        pairs = [(ask_short(without_image(question), kind), answer) for question, answer in read]
     asked = {int(number) for question, _ in pairs for number in TAG.findall(question)}
     named = sorted({*asked, *(int(number) for _, answer in pairs for number in TAG.findall(answer))})
     check_numbers(named, n_regions, where)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from typing import Protocol
 
 from maskcap.data.record import Record
-from maskcap.data.sources.lenient import LenientSource
+from maskcap.data.sources.lenient import SlotSource
 from maskcap.errors import DataError
 
 
@@ -19,8 +19,8 @@ class Plan(Protocol):
         ...
 
     @property
-    def text_size(self) -> tuple[int, int]:
-        """(number of regions, characters of all texts)."""
+    def text_size(self) -> tuple[int, int] | None:
+        """(number of regions, characters of all texts); None: unknown before the record is put together."""
         ...
 
     def record(self, key: str) -> Record:
@@ -28,21 +28,8 @@ class Plan(Protocol):
         ...
 
 
-class PlannedSource(LenientSource):
-    """`slots` are (key, its plan or what is wrong with the entry), in order; annotation: the file, for messages.
-
-    Raises DataError when every entry is bad.
-    """
-
-    def __init__(self, slots: Sequence[tuple[str, Plan | DataError]], annotation: object) -> None:
-        self._slots = slots
-        self._annotation = str(annotation)
-        self.bad = {i: slot for i, (_, slot) in enumerate(slots) if isinstance(slot, DataError)}
-        self._settle(annotation)
-
-    def key_of(self, index: int) -> str:
-        """The record's key; a bad record has one too."""
-        return self._slots[index][0]
+class PlannedSource(SlotSource[Plan]):
+    """A source that holds a plan of every record."""
 
     def image_of(self, index: int) -> Hashable:
         """What tells the images (videos) of records apart; reads nothing.
@@ -53,21 +40,13 @@ class PlannedSource(LenientSource):
         return key if isinstance(slot, DataError) or slot.image is None else slot.image
 
     def text_size_of(self, index: int) -> tuple[int, int] | None:
-        """(number of regions, characters of all texts); None for a bad record. Reads nothing."""
+        """(number of regions, characters of all texts); None for a bad record, or unknown. Reads nothing."""
         slot = self._slots[index][1]
         return None if isinstance(slot, DataError) else slot.text_size
 
-    def annotation_of(self, index: int) -> str:
-        """The annotation file, for messages."""
-        return self._annotation
-
-    def __len__(self) -> int:
-        return len(self._slots)
-
     def _read(self, index: int) -> Record:
-        key, slot = self._slots[index]
-        assert not isinstance(slot, DataError)  # those are in `bad`
-        return slot.record(key)
+        key, plan = self._good(index)
+        return plan.record(key)
 
 
 class TurnsSource(PlannedSource):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,17 @@ from typing import Any
 
 from maskcap.data.image_sizes import image_size
 from maskcap.data.record import ImageRef, Record, Region
-from maskcap.data.rle_union import unite_over_frames
+from maskcap.data.rle_union import UnitedFrames
 from maskcap.data.sources.files import list_of, read_json, require, some
 from maskcap.data.sources.lenient import joined
-from maskcap.data.sources.pickles import read_plain_pickle
+from maskcap.data.sources.mask_dict import check_size, masks_of, read_masks
 from maskcap.data.sources.planned import PlannedSource
-from maskcap.data.sources.video_layout import VideoLayout, find_layout
+from maskcap.data.sources.video_layout import VideoLayout, check_frames, find_layout
 from maskcap.errors import DataError
 
 logger = logging.getLogger(__name__)
+
+_NO_EXPRESSIONS = "the video has no 'expressions', an object by id. Correct it"
 
 
 class ReferringVideoSource(PlannedSource):
@@ -34,12 +35,15 @@ class ReferringVideoSource(PlannedSource):
     ids. Frames are sorted by name, and an annotation's masks are in that order.
 
     Keys are `"<dataset>/<split>/<video>"`, region ids the expressions'. A record with an unknown annotation, masks of
-    more or fewer frames than the video's, an empty expression or a missing frame is bad (see `LenientSource`): asking
-    for it raises DataError, and so do masks of another size than the first frame's. Videos without expressions are
-    counted in `skipped`. The masks stay in memory as they are in their file, united when a sample decodes them.
+    more or fewer frames than the video's, an empty expression, a missing frame, a name that leads out of the folder or
+    no `expressions` is bad (see `LenientSource`): asking for it raises DataError, and so do masks of another size than
+    the first frame's. Videos whose `expressions` are empty are counted in `skipped`. An expression whose annotations
+    have no mask in any frame stays, with empty masks; a warning says how many there are. The masks stay in memory as
+    they are in their file, united when a sample decodes them.
 
     Raises DataError for missing or unreadable files, a pickle that holds anything but plain values, no video with
-    expressions, and when every record is bad; ConfigError for another data set.
+    expressions, a video without `expressions` where annotations are numbered, and when every record is bad;
+    ConfigError for another data set.
     """
 
     def __init__(
@@ -56,13 +60,16 @@ class ReferringVideoSource(PlannedSource):
         layout = find_layout(root, dataset, split, expressions, masks, images)
         videos = _table(read_json(layout.expressions), "videos", layout.expressions)
         drafts = list(_drafts(videos, layout, numbered=dataset == "ref_youtube_vos"))
-        kept = [draft for draft in drafts if draft.expressions]
+        kept = [draft for draft in drafts if draft.expressions != {}]
         self.skipped = {"videos without expressions": len(drafts) - len(kept)} if len(kept) < len(drafts) else {}
         require(bool(kept), layout.expressions, "no video has an expression")
-        found = _read_masks(layout.masks)
-        super().__init__(
-            [(f"{dataset}/{split}/{d.name}", _planned(d, found, layout)) for d in kept], layout.expressions
-        )
+        found = read_masks(layout.masks)
+        slots = [(f"{dataset}/{split}/{draft.name}", _planned(draft, found, layout)) for draft in kept]
+        super().__init__(slots, layout.expressions)
+        unseen = [f"{key}, expression {each}" for key, plan in slots if isinstance(plan, _Plan) for each in plan.unseen]
+        if unseen:
+            what = "expressions have annotations without a mask in any frame; their masks are empty"
+            logger.warning("%s: %d %s: %s", layout.masks, len(unseen), what, some(unseen))
         logger.info("%s %s: %d videos; skipped: %s", dataset, split, len(self), self.skipped or "nothing")
 
     @property
@@ -82,7 +89,7 @@ class _Draft:
 
     name: str
     frames: Any
-    expressions: Mapping[str, Any]
+    expressions: Any
     annotations: Mapping[str, list[Any]] | None
 
 
@@ -99,6 +106,15 @@ class _Plan:
         """(number of expressions, characters of all of them)."""
         return len(self.expressions), sum(len(text) for _, text, _ in self.expressions)
 
+    @property
+    def unseen(self) -> list[str]:
+        """Ids of the expressions whose annotations have no mask in any frame."""
+        return [
+            number
+            for number, _, columns in self.expressions
+            if columns and all(rle is None for column in columns for rle in column)
+        ]
+
     def record(self, key: str) -> Record:
         """Reads the first frame's header. Raises ImageDecodeError, and DataError for masks of another size."""
         paths = [self.image / f"{name}.jpg" for name in self.frames]
@@ -107,8 +123,8 @@ class _Plan:
         for number, text, columns in self.expressions:
             where = f"{key}, expression {number}"
             for column in columns:
-                _check_size(next((rle for rle in column if rle is not None), None), size, where)
-            masks = unite_over_frames(columns, size, self.frames, where)
+                check_size(next((rle for rle in column if rle is not None), None), size, where)
+            masks = UnitedFrames(columns, size, self.frames, where)
             regions.append(Region(masks[0], (text,), number, may_be_empty=True, frame_masks=masks))
         frames = tuple(ImageRef(path, *size) for path in paths)
         return Record(key, frames[0], tuple(regions), frames=frames)
@@ -125,31 +141,28 @@ def _drafts(videos: Mapping[str, Any], layout: VideoLayout, numbered: bool) -> I
     count = 0
     for name, video in videos.items():
         expressions = video.get("expressions") if isinstance(video, dict) else None
-        if not isinstance(expressions, dict):
-            # Not one bad record: of a numbered set, every later video would get the masks of others.
-            raise DataError(f"{layout.expressions}: video {name!r} has no 'expressions', an object by id. Correct it.")
-        annotations = {number: [count + i] for i, number in enumerate(sorted(expressions))} if numbered else None
-        count += len(expressions)
-        yield _Draft(name, video.get("frames"), expressions, annotations)
-
-
-def _read_masks(path: Path) -> dict[str, Any]:
-    """Annotation id as text → masks over the frames, unchecked."""
-    masks = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
-    require(isinstance(masks, dict), path, "expected an object: annotation id → its masks over the frames")
-    return {str(number): columns for number, columns in masks.items()}
+        frames = video.get("frames") if isinstance(video, dict) else None
+        annotations = None
+        if numbered:
+            # Not one bad record: every later video would get the masks of others.
+            require(isinstance(expressions, dict), f"{layout.expressions}, video {name!r}", _NO_EXPRESSIONS)
+            annotations = {number: [count + i] for i, number in enumerate(sorted(expressions or ()))}
+            count += len(annotations)
+        yield _Draft(name, frames, expressions, annotations)
 
 
 def _planned(draft: _Draft, masks: Mapping[str, Any], layout: VideoLayout) -> _Plan | DataError:
     """A video's plan, or one error with everything that is wrong with it."""
     where = f"{layout.expressions}, video {draft.name!r}"
+    if not isinstance(draft.expressions, dict):
+        return DataError(f"{where}: {_NO_EXPRESSIONS}.")
     problems: list[DataError] = []
-    folder = layout.folder_of(draft.name)
-    frames: list[str] = []
+    folder, frames = Path(), []
     try:
         frames = sorted(list_of(str, draft.frames, "'frames'", where))
         require(bool(frames), where, "the video has no frames")
-        _check_frames(frames, folder, where)
+        folder = layout.folder_of(draft.name, where)
+        check_frames(frames, folder, where)
     except DataError as error:
         problems.append(error)
     expressions = []
@@ -160,35 +173,8 @@ def _planned(draft: _Draft, masks: Mapping[str, Any], layout: VideoLayout) -> _P
             require(isinstance(text, str) and bool(text.strip()), of, "its 'exp' is no text or empty", "empty caption")
             ids = draft.annotations[number] if draft.annotations else expression.get("anno_id")
             require(isinstance(ids, list), of, "'anno_id' must be a list of annotation ids")
-            columns = [_column(each, masks, len(frames), layout.masks, of) for each in ids or ()]
+            columns = [masks_of(each, masks, len(frames), layout.masks, of) for each in ids or ()]
             expressions.append((number, text, columns))
         except DataError as error:
             problems.append(error)
     return joined(problems) if problems else _Plan(folder, frames, expressions)
-
-
-def _check_frames(frames: Sequence[str], folder: Path, where: str) -> None:
-    there = set(os.listdir(folder)) if folder.is_dir() else set()
-    missing = [f"{name}.jpg" for name in frames if f"{name}.jpg" not in there]
-    problem = f"{len(missing)} of {len(frames)} frames are missing in {folder}: {some(missing)}. Fetch them"
-    require(not missing, where, problem, "missing file")
-
-
-def _column(number: Any, masks: Mapping[str, Any], n_frames: int, path: Path, where: str) -> list[Any]:
-    column = masks.get(str(number))
-    if column is None:
-        problem = f"its annotation {number!s:.40} is not in {path}. Are the two files of one data set and split?"
-        raise DataError(f"{where}: {problem}", "missing mask")
-    require(isinstance(column, list), where, f"annotation {number} of {path} must be a list of RLEs and nulls")
-    if n_frames and len(column) != n_frames:
-        problem = f"its annotation {number} has masks of {len(column)} frames ({path}), the video has {n_frames}"
-        raise DataError(f"{where}: {problem}. Are the two files of one data set?", "missing mask")
-    return column
-
-
-def _check_size(rle: Any, size: tuple[int, int], where: str) -> None:
-    """Any other mask's size is checked when it is decoded."""
-    claimed = rle.get("size") if isinstance(rle, dict) else None
-    if isinstance(claimed, (list, tuple)) and tuple(claimed) != size:
-        problem = f"its masks are of size {list(claimed)} (height, width), the first frame is {list(size)}"
-        raise DataError(f"{where}: {problem}. Are these the frames that were annotated?", "wrong size")

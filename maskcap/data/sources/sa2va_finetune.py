@@ -10,8 +10,8 @@ from typing import Any
 
 from maskcap.data.image_sizes import image_size
 from maskcap.data.record import ImageRef, Record, Region
-from maskcap.data.sources.files import ImageFolders, field, list_of, require
-from maskcap.data.sources.json_entries import caption_of, keyed, read_entries
+from maskcap.data.sources.files import ImageFolders, list_of, require
+from maskcap.data.sources.json_entries import caption_of, checked, keyed, names_in, read_entries
 from maskcap.data.sources.lenient import joined
 from maskcap.data.sources.planned import PlannedSource
 from maskcap.errors import DataError
@@ -22,7 +22,8 @@ logger = logging.getLogger(__name__)
 class Sa2VAFinetuneSource(PlannedSource):
     """One record an entry `{"image", "mask": [[polygon, …], …], "text": [phrase, …]}`; phrase k is of mask k.
 
-    annotation: the JSON list. images: the folder of images, or several; names may have folders in them.
+    annotation: the JSON list (or a `.jsonl`). images: the folder of images, or several; names are looked for as written,
+        with the folders in them.
 
     A mask's polygons `[x0, y0, x1, y1, …]` in pixels are its parts, and united. The layout does not say how large an
     image is: its header is read when the record is asked for.
@@ -42,9 +43,8 @@ class Sa2VAFinetuneSource(PlannedSource):
         path = Path(annotation)
         entries = read_entries(path)
         self.skipped: dict[str, int] = {}
-        folders = ImageFolders(images)
-        names = (entry["image"] for entry in entries if isinstance(entry, dict) and isinstance(entry.get("image"), str))
-        paths = folders.find_all(names, path)
+        folders = ImageFolders(images, exact=True)
+        paths = folders.find_all(names_in(entries, "image"), path)
         planned = [(key, _plan(where, entry, paths, folders)) for key, where, entry in keyed(entries, self.name, path)]
         super().__init__(planned, path)
         logger.info("%s: %d records", path.name, len(self))
@@ -80,9 +80,9 @@ class _Plan:
 def _plan(where: str, entry: Any, paths: Mapping[str, Path], folders: ImageFolders) -> _Plan | DataError:
     """An entry's image and regions, or one error with everything that is wrong with it."""
     try:
-        name = field(entry, "image", where)
-        masks = list_of(list, field(entry, "mask", where), "'mask'", where)
-        texts = list_of(str, field(entry, "text", where), "'text'", where)
+        name = checked(entry, where, "image", "mask", "text")["image"]
+        masks = list_of(list, entry["mask"], "'mask'", where)
+        texts = list_of(str, entry["text"], "'text'", where)
         require(isinstance(name, str), where, "'image' must be a file name")
         require(bool(masks), where, "the entry has no masks. Remove it, or write them", "no regions")
         fix = "Text k is of mask k: write one for each"

@@ -13,6 +13,7 @@ from maskcap.data.sources.sav_files import BadVideo, Video
 from maskcap.errors import DataError
 
 _KINDS = ("manual", "auto")
+_DIGITS = 9  # of an object's id: as a column's number, more are a mistake
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def with_captions(videos: Sequence[Video | BadVideo], path: Path, folder: Path) 
     bad = {video.name for video in videos if isinstance(video, BadVideo)}
     lost: list[Video | BadVideo] = []
     named: dict[str, object] = {}
+    kinds = {kind for about in content.values() if (kind := _kind(about)) is not None}
     for entry, about in content.items():
         where = f"{path}, video {entry!r}"
         stem = _stem(entry, about)
@@ -50,7 +52,7 @@ def with_captions(videos: Sequence[Video | BadVideo], path: Path, folder: Path) 
                 message = f"{where}: the video {spoken.video} is not in {folder}. Fetch it, or remove the entry."
                 raise DataError(message, "missing file")
             if video is not None:
-                found[stem] = replace(video, phrases=_phrases(video, spoken))
+                found[stem] = replace(video, phrases=_phrases(video, spoken, kinds))
         except DataError as error:
             found.pop(stem, None)
             lost.append(BadVideo(stem, folder / f"{stem}.mp4" if video is None else video.path, error))
@@ -64,6 +66,12 @@ def _stem(entry: str, about: Any) -> str:
     return Path(file if isinstance(file, str) else entry).stem
 
 
+def _kind(about: Any) -> str | None:
+    """The kind of annotation that an entry is of, by its file's name; None: it does not say."""
+    file = about.get("anno_path") if isinstance(about, dict) else None
+    return next((kind for kind in _KINDS if isinstance(file, str) and Path(file).stem.endswith(f"_{kind}")), None)
+
+
 def _read_entry(about: Any, where: str) -> _Spoken:
     paths = [field(about, name, where) for name in ("video_path", "anno_path")]
     require(all(isinstance(each, str) for each in paths), where, "'video_path' and 'anno_path' must be file names")
@@ -74,20 +82,27 @@ def _read_entry(about: Any, where: str) -> _Spoken:
     objects = field(about, "objects", where)
     require(isinstance(objects, dict), where, "'objects' must be an object of object ids")
     phrases: dict[int, str] = {}
+    columns: set[int] = set()
     for number, said in objects.items():
-        of = f"{where}, object {number!r}"
+        of = f"{where}, object {number[:40]!r}"
         require(isinstance(said, dict), of, "expected an object with 'formated'")
-        require(number.isdecimal(), of, "an object's id is its column in 'masklet', a whole number")
+        whole = number.isdecimal() and len(number) <= _DIGITS
+        require(whole, of, "an object's id is its column in 'masklet', a whole number")
+        require(int(number) not in columns, of, f"column {int(number)} is named twice. Keep one", "duplicate key")
+        columns.add(int(number))
         if said.get("formated") is not None:
             phrases[int(number)] = caption_of(said["formated"], "'formated'", of)
     return _Spoken(video, kind, phrases, where)
 
 
-def _phrases(video: Video, spoken: _Spoken) -> dict[tuple[str, int], str]:
+def _phrases(video: Video, spoken: _Spoken, kinds: set[str]) -> dict[tuple[str, int], str]:
+    """kinds: those that the whole json is of."""
     kind, where = spoken.kind, spoken.where
     if kind not in video.present:
         read = " and ".join(video.present)
-        raise DataError(f"{where}: its phrases are of {kind} annotations, but {read} is read. Set annotations={kind}.")
+        setting = kind if len(kinds) == 1 else "both"
+        message = f"{where}: its phrases are of {kind} annotations, but {read} is read. Set annotations={setting}."
+        raise DataError(message)
     columns = video.present[kind].shape[1]
     unknown = [number for number in spoken.phrases if number >= columns]
     problem = f"no object {', '.join(map(str, unknown))}: {video.jsons[kind]} has {columns}, numbered from 0"

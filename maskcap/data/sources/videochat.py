@@ -13,7 +13,7 @@ from maskcap.data.image_sizes import video_size
 from maskcap.data.record import ImageRef, Record, Turn
 from maskcap.data.sources.conversations import characters, read_turns_about_all
 from maskcap.data.sources.files import ImageFolders, require
-from maskcap.data.sources.json_entries import keyed, read_entries
+from maskcap.data.sources.json_entries import checked, keyed, read_entries
 from maskcap.data.sources.planned import Plan, TurnsSource
 from maskcap.errors import DataError
 
@@ -27,8 +27,10 @@ class VideoChatSource(TurnsSource):
         are looked for as written, and an `.mkv` that is not there as `.mp4`.
 
     Building opens no video; a record that is asked for reads its video's packets (not its pixels) to count the frames,
-    and a sample draws some of them. Placeholders `<image>` and `<video>` are taken out of questions. An answer before
-    the first question, and a last question without an answer, are left out and counted in `skipped`. Keys are
+    and a sample draws some of them, turned as the video asks players to. A `<video>` (or `<image>`, which both stand
+    for the video) at a question's start or end is taken out; other texts stay as they are, but for `<region1>` in
+    questions: there are no regions, and it becomes "region 1". An answer before the first question, and a last question
+    without an answer, are left out; both, and questions with `<regionN>`, are counted in `skipped`. Keys are
     `"videochat/<file stem>/<id>"`: the entry's own `id`, else its number from 0 (`#2`, `#3` … for a repeated id). A
     conversation in the wrong order, an empty text or a missing video makes a bad record (see `LenientSource`): asking
     for it raises DataError, and so does a damaged video.
@@ -66,8 +68,8 @@ class _Plan:
 
     def record(self, key: str) -> Record:
         """Counts the video's frames. Raises ImageDecodeError."""
-        count, height, width = video_size(self.image, f"{key}: {self.image}")
-        frames = tuple(ImageRef(self.image, height, width, frame=number) for number in range(count))
+        count, height, width = video_size(self.image, f"{key}: {self.image}", upright=True)
+        frames = tuple(ImageRef(self.image, height, width, number, upright=True) for number in range(count))
         return Record(key, frames[0], (), frames=frames, turns=self.turns)
 
 
@@ -84,11 +86,10 @@ def _plan(entry: Any, where: str, folders: ImageFolders, skipped: Counter[str]) 
     """A good entry's plan; a bad one counts nothing as skipped."""
     counts: Counter[str] = Counter()
     try:
-        if isinstance(entry, DataError):
-            raise entry
-        ok = isinstance(entry, dict) and isinstance(entry.get("video"), str)
-        require(ok, where, "expected an object with 'video', a path, and 'conversations'")
-        plan = _Plan(_find(entry["video"], folders, where), read_turns_about_all(entry, where, counts))
+        name = checked(entry, where, "video", "conversations")["video"]
+        require(isinstance(name, str), where, "'video' must be a path")
+        turns = read_turns_about_all(entry, where, counts, ("<video>", "<image>"))
+        plan = _Plan(_find(name, folders, where), turns)
     except DataError as error:
         return error
     skipped.update(counts)

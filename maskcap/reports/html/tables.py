@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from maskcap.metrics.captions import token_f1
+from maskcap.metrics.captions import token_f1, without_tags
 from maskcap.metrics.prediction import Prediction
 from maskcap.reports.html.drawing import colour
 from maskcap.reports.html.runs import RunFolder
@@ -68,9 +68,10 @@ def predictions_table(predictions: Sequence[Prediction]) -> str:
 
 
 def answers_table(predictions: Sequence[Prediction]) -> str:
-    """The answers with the fewest words in common with the true ones, with their questions; "" without any."""
+    """The answers with the fewest words in common with the true ones, tags left out, with their questions; "" without
+    any."""
     answered = [each for each in predictions if each.predicted_answer is not None]
-    scored = sorted(answered, key=lambda each: token_f1(each.predicted_answer or "", [each.answer or ""]))
+    scored = sorted(answered, key=lambda each: token_f1(without_tags(each.predicted_answer or ""), [each.answer or ""]))
     rows = [
         [escape(each.key), escape(each.set_name)]
         + [_text(text) for text in (each.question, each.answer, each.predicted_answer)]

@@ -23,7 +23,7 @@ from maskcap.loops.outputs import OVER, LoopOutput, Over, weighed
 from maskcap.training.faults.gradients import Gradients, add_gradients, average_gradients, take_gradients
 from maskcap.training.faults.memory import describe, is_out_of_memory, peak_memory
 from maskcap.training.ranks import any_rank, gather_objects, sum_over_ranks, this_rank, world_size
-from maskcap.training.step_logs import log_step
+from maskcap.training.step_logs import log_step, write_entries
 from maskcap.training.used_images import halves
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ def split_step(module: MaskCaptionModule, batch: Batch, *, first: bool) -> tuple
         take_gradients(parameters)
         fits, done = done is not None, None
         total, outputs = _in_parts(module, batch, parameters, fits=fits), {}
+        if module.entry_losses is not None:
+            write_entries(module.trainer, module.entry_losses)
         module.log("train/loss", sum_over_ranks(total) / world_size(), batch_size=len(batch.keys))
     else:
         assert done is not None
@@ -95,9 +97,17 @@ def _in_parts(module: MaskCaptionModule, batch: Batch, parameters: list[nn.Param
         name: dict(zip(OVER, row, strict=True))
         for name, row in zip(names, (world_size() / whole).tolist(), strict=True)
     }
-    total = _agreed(
-        lambda: sum(_losses(module, each) for each in _each_part(module, parts, parameters, shares, len(batch.keys)))
-    )
+
+    def losses() -> torch.Tensor | int:
+        """Of all parts, each with its backward."""
+        total: torch.Tensor | int = 0
+        for outputs in _each_part(module, parts, parameters, shares, len(batch.keys)):
+            total = total + _losses(module, outputs)
+            if module.entry_losses is not None and not batch.all_padding:
+                module.entry_losses.add(outputs)
+        return total
+
+    total = _agreed(losses)
     said = gather_objects((len(parts), None if fits else f"rank {this_rank()}, {describe(batch)}"))
     where, made = "; ".join(text for _, text in said if text), ", ".join(str(count) for count, _ in said)
     if this_rank() == 0:

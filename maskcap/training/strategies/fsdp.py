@@ -29,7 +29,9 @@ class ShardedStrategy(ModelParallelStrategy):
 
     Checkpoints hold whole weights and optimizer state, the same as those of one rank or of DDP, and each resumes the
     other's; rank 0's main memory must have room for them. Validation and tests gather all weights, so that captions of
-    different lengths keep no rank waiting. timeout: seconds after which a collective that a rank does not join fails.
+    different lengths keep no rank waiting. All parts have a gradient at every step, of zeros where nothing in the
+    global batch asked for them (no mask at all, say): AdamW then moves them by its averages and weight decay, where one
+    rank leaves them as they are. timeout: seconds after which a collective that a rank does not join fails.
     """
 
     def __init__(self, timeout: float = 1800.0) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -93,5 +95,31 @@ def test_flickr_annotations_that_do_not_fit_are_named(flickr, box, spans_of):
     assert source.skipped == {"images without a phrase that has a mask": 1}
     with pytest.raises(DataError, match=r"image 1\).*'height' must be a whole number"):
         flickr({1: "Two dogs chase a ball."}, (1, good, mask), height="tall")
-    with pytest.raises(DataError, match="annotation 0: 'image_id' must be a whole number"):
-        flickr({1: "Two dogs chase a ball."}, ("one", good, mask))
+
+
+def test_flickr_entries_without_an_id_are_bad_records_of_their_own(tmp_path, flickr, box, write_json, spans_of):
+    captions = {1: "Two dogs chase a ball.", 2: "One more dog runs."}
+    flickr(captions, (1, [[0, 8]], box(1, 1, 5, 5)), (None, [[0, 3]], box(1, 1, 5, 5)), (2, [[0, 12]], box(0, 0, 2, 2)))
+    path = tmp_path / "flickr_mergedGT_GCG_train.json"
+    content = json.loads(path.read_text())
+    content["annotations"] += [None, {**content["annotations"][0], "image_id": 1.5, "id": "x"}]
+    content["images"] += [{**content["images"][0], "id": None}, 7, {**content["images"][1], "caption": "Another one."}]
+    source = GCGFlickrSource(write_json(path, content), tmp_path / "flickr30k-images")
+    assert [spans_of(source[i]) for i in (0, 1)] == [["Two dogs"], ["One more dog"]]
+    names = ["1", "2", "image 2", "image 3", "image 4", "annotation 1", "annotation 3", "annotation x"]
+    assert [source.key_of(i).rpartition("/")[2] for i in range(len(source))] == names
+    assert list(source.bad) == [2, 3, 4, 5, 6, 7] and source.skipped == {}
+    for index, problem in {
+        2: "image 2: 'id' must be a whole number",
+        3: "image 3: expected an object with 'id'",
+        4: "image 4: an earlier image has its id, 2",
+        5: "annotation 1: 'image_id' must be a whole number",
+        6: "annotation 3: expected an object with 'image_id'",
+        7: "annotation x: 'image_id' must be a whole number",
+    }.items():
+        with pytest.raises(DataError, match=problem) as caught:
+            source[index]
+        assert str(path) in str(caught.value)
+    assert source.bad[4].reason == "duplicate key"
+    with pytest.raises(DataError, match="'annotations' must be a list of objects"):
+        GCGFlickrSource(write_json(path, {**content, "annotations": {}}), tmp_path / "flickr30k-images")

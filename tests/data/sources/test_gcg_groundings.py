@@ -67,8 +67,10 @@ def test_groundings_that_do_not_fit_are_named(groundings, box, coco_rle):
         ({"a dog": {"rle_masks": [rle]}}, "'token_positives'"),
         ([], "'groundings' must be an object"),
     ]
-    source = groundings(_grounded(good), *(_grounded(entry) for entry, _ in bad), {"file_name": "a.jpg"})
-    assert len(source.bad) == len(bad) + 1 and "'caption' must be texts" in str(source.bad[len(bad) + 1])
+    source = groundings(_grounded(good), *(_grounded(entry) for entry, _ in bad), {"file_name": "a.jpg"}, None)
+    assert len(source.bad) == len(bad) + 2 and "'caption' must be texts" in str(source.bad[len(bad) + 1])
+    last = f"entry {len(bad) + 2}): expected an object with 'file_name'"
+    assert last in str(source.bad[len(bad) + 2]) and source[0].turns[0].answer == CAPTION
     for number, (_, problem) in enumerate(bad, 1):
         message = str(source.bad[number])
         assert problem in message and f"GranDf_HA_GCG_train.json, entry {number})" in message

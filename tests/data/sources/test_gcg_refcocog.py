@@ -81,7 +81,23 @@ def test_refcocog_one_place_is_one_phrase_and_overlaps_are_cut_and_counted(refco
     assert record.turns[0].answer == "A man with a red hat holds a dog."
     assert spans_of(record) == ["A man with", "a red hat", "a dog"]
     np.testing.assert_array_equal(masks_of(record)[2], box(3, 4, 9, 12) | box(7, 8, 15, 20))
-    assert source.skipped == {"phrases cut where the next one begins": 1, "phrases within another one": 1}
+    assert source.skipped == {
+        "phrases cut where the next one begins": 1,
+        "phrases within another one": 1,
+        "phrases united at one place": 1,
+    }
+
+
+def test_refcocog_a_sentence_that_comes_again_is_at_its_next_place(refcocog, box, spans_of, masks_of):
+    first, second, third = (0, 0, 8, 8), (10, 14, 18, 25), (2, 20, 6, 28)
+    refs = [_ref("man", first), _ref("Man", second)]
+    source = refcocog(refs, [*refs, _ref("man", third)], caption="man next to man, no woman")
+    assert spans_of(source[0]) == spans_of(source[1]) == ["man", "man"]
+    assert [phrase.start for phrase in source[0].turns[0].phrases] == [0, len("man next to ")]
+    assert [mask.tolist() for mask in masks_of(source[0])] == [box(*first).tolist(), box(*second).tolist()]
+    # Two places for three: the last one shares.
+    assert np.array_equal(masks_of(source[1]), [box(*first), box(*second) | box(*third)])
+    assert source.skipped == {"phrases united at one place": 1}
 
 
 def test_refcocog_what_does_not_fit_is_named(refcocog, tmp_path, spans_of):
@@ -96,6 +112,7 @@ def test_refcocog_what_does_not_fit_is_named(refcocog, tmp_path, spans_of):
         {"a": {}, "b": {}},
         [],
         {"1": {"img_file_name": "x.jpg", "caption": CAPTION, "refs": [{"sentence": "a dog", "segmentation": 7}]}},
+        None,
     ]
     source = refcocog(*entries)
     problems = {
@@ -106,14 +123,15 @@ def test_refcocog_what_does_not_fit_is_named(refcocog, tmp_path, spans_of):
         5: "'refs' must be a list",
         6: "one key",
         7: "must be polygons or an RLE",
+        8: "expected an object with one key",
     }
     assert sorted(source.bad) == sorted(problems)
     for index, problem in problems.items():
         with pytest.raises(DataError) as caught:
             source[index]
-        entry = index if index < 7 else 8
+        entry = index if index < 7 else index + 1
         assert problem in str(caught.value) and f"RefCOCOg_GCG_train.json, entry {entry})" in str(caught.value)
-    assert source.skipped == {"images without a phrase that has a mask": 1} and len(source) == 8
+    assert source.skipped == {"images without a phrase that has a mask": 1} and len(source) == 9
     assert source.key_of(5) == "gcg_refcocog/RefCOCOg_GCG_train/1#2" and source.text_size_of(5) is None
     dropped = refcocog(good, [_ref("a cat", (3, 4, 9, 12)), *good], drop_unmatched=True)
     assert not dropped.bad and dropped.skipped == {"refs whose sentence is not in the caption": 1}

@@ -139,6 +139,8 @@ NO_ANNOTATION = {**REFS[1], "ann_id": []}
         (ref(9, 8, []), "empty caption", "ref 9: the ref has no sentences"),
         (NO_TARGET, "malformed record", "ref 1: 'no_target' is true, but it has annotations [21]"),
         (NO_ANNOTATION, "malformed record", "ref 1: it has no annotations, and 'no_target' is not true"),
+        ({**REFS[1], "ann_id": [21, -1]}, "malformed record", "ref 1: 'ann_id' is [21, -1]: -1 and null mean none"),
+        ({**REFS[1], "ann_id": [21, None]}, "malformed record", "ref 1: 'ann_id' is [21, None]: -1 and null mean none"),
         ({**REFS[1], "no_target": "no"}, "malformed record", "ref 1: 'no_target' must be true or false"),
         (ref(9, 99, [21], "corner"), "malformed record", "grefcoco/train/99: the image of its refs is missing"),
     ],

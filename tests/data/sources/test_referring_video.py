@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +113,8 @@ def test_a_video_is_one_record_with_its_expressions(mevis, tmp_path):
     one, two = _draw(1), _draw(2)
     for region, expected in zip(record.regions1, [_expected(one), _expected(one, two), _expected()], strict=True):
         np.testing.assert_array_equal(_decoded(region), expected)
-        assert region.mask is region.frame_masks[0]
+        assert region.mask == region.frame_masks[0] and len(region.frame_masks) == len(FRAMES)
+        assert pickle.loads(pickle.dumps(region)) == region and region.frame_masks[1:3] == list(region.frame_masks)[1:3]
 
 
 def test_a_sample_takes_frames_of_each_span(mevis):
@@ -213,8 +215,12 @@ def test_frames_that_do_not_fit_are_named(mevis, tmp_path):
     assert "'frames' must be a list of texts" in str(mevis(fine, [1]).bad[1])
     with pytest.raises(DataError, match=r"mevis/train/dance, expression 0: its masks are of size \[24, 33\]"):
         mevis({"0": {"exp": "x", "anno_id": [15]}})[1]
-    with pytest.raises(MaskDecodeError, match=r"mevis/train/dance, expression 0, frame 00010: an RLE or null expected"):
-        mevis({"0": {"exp": "x", "anno_id": [16]}})[1]
+    wrong = mevis({"0": {"exp": "x", "anno_id": [16]}, "1": {"exp": "x", "anno_id": [11, 16]}})[1]
+    for region in wrong.regions1:  # read when its frame is drawn, and not before
+        problem = f"mevis/train/dance, expression {region.id}, frame 00010: an RLE or null expected, got str"
+        with pytest.raises(MaskDecodeError, match=problem):
+            decode_mask(region.frame_masks[2], HEIGHT, WIDTH)
+        assert not decode_mask(region.frame_masks[3], HEIGHT, WIDTH).any() or region.id == "1"
     source = mevis(fine)
     frame = tmp_path / "mevis" / "train" / "JPEGImages" / "dance" / f"{FRAMES[0]}.jpg"
     frame.write_bytes(b"torn")
@@ -238,7 +244,7 @@ def test_sets_that_cannot_be_used_at_all_are_errors(mevis, ref_youtube_vos, tmp_
         mevis(fine, images=tmp_path / "none")
     for content, problem in (
         ({"videos": {}}, "expected an object with 'videos'"),
-        ({"videos": {"a": {"frames": FRAMES}}}, "video 'a' has no 'expressions'"),
+        ({"videos": {"a": {"frames": FRAMES}}}, "only record is bad: .*video 'a': the video has no 'expressions'"),
         ({"videos": {"a": {"frames": FRAMES, "expressions": {}}}}, "no video has an expression"),
     ):
         meta.write_text(json.dumps(content))
@@ -246,3 +252,60 @@ def test_sets_that_cannot_be_used_at_all_are_errors(mevis, ref_youtube_vos, tmp_
             ReferringVideoSource(tmp_path, "mevis")
     with pytest.raises(DataError, match=r"the masks of mevis train not found"):
         mevis(fine, masks=tmp_path / "none.json")
+    ref_youtube_vos({str(i): _column(_draw(i)) for i in range(5)})
+    meta = tmp_path / "rvos" / "meta_expressions" / "train" / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    meta.write_text(json.dumps({"videos": {"none": {"frames": FRAMES}, **content["videos"]}}))
+    # Here it ends the set: the later expressions' numbers are unknown.
+    with pytest.raises(DataError, match=r"meta_expressions\.json, video 'none': the video has no 'expressions'"):
+        ReferringVideoSource(tmp_path, "ref_youtube_vos")
+
+
+def test_a_bad_video_is_a_bad_record_of_its_own(mevis, tmp_path):
+    mevis({"0": {"exp": "fine", "anno_id": [11]}})
+    meta = tmp_path / "mevis" / "train" / "meta_expressions.json"
+    content = json.loads(meta.read_text())
+    fine, outside = content["videos"]["dance"], str(tmp_path / "mevis" / "train" / "JPEGImages" / "dance")
+    names = {"x" * 300: "no folder can have its name", "../JPEGImages/dance": "no absolute path", outside: "no '..'"}
+    bad = {"bare": {"frames": FRAMES}, "nothing": None, "listed": {**fine, "expressions": ["a cat"]}}
+    meta.write_text(json.dumps({"videos": {**dict.fromkeys(names, fine), **bad, **content["videos"]}}))
+    source = ReferringVideoSource(tmp_path, "mevis")
+    problems = [*names.values(), *["the video has no 'expressions'"] * 3]
+    assert list(source.bad) == list(range(6)) and len(source) == 8 and source.skipped == {}
+    for index, (name, problem) in enumerate(zip([*names, *bad], problems, strict=True)):
+        with pytest.raises(DataError, match=problem) as caught:
+            source[index]
+        assert f"{meta}, video {name!r}" in str(caught.value)
+    assert [source[i].key for i in (6, 7)] == ["mevis/train/good", "mevis/train/dance"]
+
+
+def test_expressions_that_no_frame_shows_stay_and_are_counted(mevis, tmp_path, caplog):
+    said = {"0": {"exp": "a", "anno_id": [11]}, "1": {"exp": "b", "anno_id": [17, 18]}, "2": {"exp": "c", "anno_id": []}}
+    mevis(said)
+    path = tmp_path / "mevis" / "train" / "mask_dict.json"
+    nulls = dict.fromkeys(("17", "18"), [None] * len(FRAMES))
+    path.write_text(json.dumps(json.loads(path.read_text()) | nulls))
+    caplog.clear()
+    record = ReferringVideoSource(tmp_path, "mevis")[1]
+    assert [bool(_decoded(region).any()) for region in record.regions1] == [True, False, False]
+    (warning,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert f"{path}: 1 expressions have annotations without a mask" in warning
+    assert warning.endswith("mevis/train/dance, expression 1")
+
+
+def test_masks_of_one_split_are_not_taken_for_another(mevis, tmp_path):
+    mevis({"0": {"exp": "fine", "anno_id": [11]}})
+    base = tmp_path / "mevis"
+    shutil.copy(base / "train" / "mask_dict.json", base)
+    (base / "train").rename(base / "valid_u")
+    (base / "valid_u" / "mask_dict.json").unlink()
+    with pytest.raises(DataError, match="the masks of mevis valid_u not found") as caught:
+        ReferringVideoSource(tmp_path, "mevis", "valid_u")
+    assert str(base / "mask_dict.json") not in str(caught.value)
+    given = ReferringVideoSource(tmp_path, "mevis", "valid_u", masks=base / "mask_dict.json")
+    assert len(given) == 2
+    # The plain layout: everything in the data set's own folder.
+    for name in ("meta_expressions.json", "JPEGImages"):
+        (base / "valid_u" / name).rename(base / name)
+    (base / "valid_u").rmdir()
+    assert [record.key for record in ReferringVideoSource(tmp_path, "mevis")] == ["mevis/train/good", "mevis/train/dance"]

@@ -138,6 +138,8 @@ GOOD = entry("sav_000001", _0="box")
         (entry("sav_000002", _7="x"), "unknown object", "no object 7: .*sav_000002_manual.json has 3, numbered from 0"),
         (entry("sav_000002", _1=" "), "empty caption", "object '1': 'formated' is empty"),
         (entry("sav_000002", _1=3), "malformed record", "object '1': 'formated' must be a text"),
+        (entry("sav_000002", **{"_" + "9" * 5000: "x"}), "malformed record", "object '9{40}': an object's id is its column"),
+        (entry("sav_000002", _0="x", _00="y"), "duplicate key", "object '00': column 0 is named twice"),
         (entry("sav_000002", _x="x"), "malformed record", "object 'x': an object's id is its column"),
         (entry("sav_000002", "auto", _0="x"), "malformed record", "of auto annotations, but manual is read. Set"),
         ({**GOOD, "video_path": "sav_000002.mp4"}, "malformed record", "must be sav_000002_manual.json or"),
@@ -154,6 +156,17 @@ def test_a_bad_entry_makes_its_video_bad(root: Path, video: bool, wrong: Any, re
     with pytest.raises(DataError, match=problem) as caught:
         source[place]
     assert f"{path}, video 'wrong'" in str(caught.value) and caught.value.reason == reason
+
+
+@pytest.mark.parametrize("other", ["auto", "manual"])
+def test_the_setting_that_reads_every_phrase_is_named(root: Path, other: str):
+    path = told(root, one=entry("sav_000001", "auto", _0="x"), two=entry("sav_000002", other, _0="y"))
+    problem = r"of auto annotations, but manual is read\. Set annotations=(\w+)"
+    with pytest.raises(DataError, match=problem) as caught:
+        list(SAVSource(root, captions=path, video=True))
+    setting = {"auto": "auto", "manual": "both"}[other]
+    assert f"annotations={setting}." in str(caught.value)
+    assert not SAVSource(root, captions=path, video=True, annotations=setting).bad
 
 
 def test_videos_that_are_missing_or_named_twice(root: Path):

@@ -98,6 +98,16 @@ def test_the_worst_answers_come_first():
     assert answers_table(rows[2:]) == "" and "k0" not in predictions_table(rows)
 
 
+def test_tags_make_no_answer_worse():
+    """A right answer with two grounded phrases against one that has a word of four in common."""
+    rows = [
+        Prediction(f"k{i}", "answer", "main", "s", question="?", answer="a dog on a rug", predicted_answer=said)
+        for i, said in enumerate(("<p> a dog </p> [SEG] on <p> a rug </p> [SEG]", "a dog on two beds", "a cat"))
+    ]
+    table = answers_table(rows)
+    assert table.index("k2") < table.index("k1") < table.index("k0") and "&lt;p&gt; a dog" in table
+
+
 def test_a_chart_of_anything_has_finite_places_inside_its_frame():
     steps = np.arange(1000.0)
     lines = {0: (steps, np.exp(-steps / 100) * 50), 1: (steps[:1], np.array([3.0])), 3: (steps[:2], np.zeros(2))}
