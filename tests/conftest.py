@@ -13,6 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from maskcap.data.batch import Batch
 from maskcap.models.mask_caption import MaskCaptionModel
 from maskcap.models.presets import tiny_internvl, tiny_sam2
+from tests.talks import talks_beside
 
 torch.set_num_threads(1)  # models this small lose more than they gain from threads, and CI has two cores
 
@@ -55,6 +56,12 @@ def tiny_batch() -> Batch:
 def worded_batch(tiny_batch: Batch) -> Batch:
     """The same with a caption for the last region: a step leaves out images of which it learns nothing."""
     return replace(tiny_batch, caption=[*tiny_batch.caption[:2], "large green square"])
+
+
+@pytest.fixture
+def talks(tiny_batch: Batch) -> Batch:
+    """Three conversations, see `talks_beside`."""
+    return talks_beside(tiny_batch)
 
 
 @pytest.fixture

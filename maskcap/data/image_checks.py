@@ -85,7 +85,7 @@ def shown_size(height: int, width: int, orientation: int) -> tuple[int, int]:
 
 
 def turn(pixels_HW3: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn stored pixels as EXIF orientation 2 … 8 asks: (H, W, 3), for 5 … 8 (W, H, 3); contiguous, new memory."""
+    """Turn stored pixels as EXIF orientation 1 (not at all) … 8 asks: (H, W, 3), for 5 … 8 (W, H, 3); contiguous."""
     turned = pixels_HW3
     if orientation in QUARTER_TURNS:
         turned = turned.transpose(1, 0, 2)  # 5: mirrored along the main diagonal

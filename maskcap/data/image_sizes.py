@@ -27,8 +27,10 @@ def image_size(path: Path, where: str, *, upright: bool = False) -> tuple[int, i
             opened: Any = Image.open(path)
             with opened:
                 height, width = opened.height, opened.width
-                turned = orientation_of(opened) if upright and height != width else 1
-                return shown_size(height, width, turned)
+                is_tiff = opened.format == "TIFF"  # Pillow says how those are shown
+                if height != width and upright != is_tiff:
+                    height, width = shown_size(height, width, orientation_of(opened))
+                return height, width
     except FileNotFoundError:
         fail(where, "no such file. Fetch it, or correct the folder that it is looked for in", "missing file")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

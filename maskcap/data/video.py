@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskcap.data.image_checks import check_size, fail, shown_size, turn
+from maskcap.data.image_checks import check_pixel_limit, check_size, fail, shown_size, turn
 from maskcap.data.record import ImageRef, Member
 from maskcap.data.video_decoder import VideoDecoder, decoder_cache
 
@@ -73,14 +73,13 @@ def orientation_of_frame(frame: Any | None, where: str) -> int:
     parts = np.sign(np.frombuffer(bytes(matrix), np.int32)[[0, 1, 3, 4]])
     orientation = _ORIENTATIONS.get(tuple(parts.tolist()))
     if orientation is None:
-        problem = (
-            f"the video asks players to rotate it by {frame.rotation}°, which is no quarter. Encode it anew, upright"
-        )
+        problem = f"the video asks players to rotate it by {frame.rotation}°, no quarter. Encode it anew, upright"
         fail(where, problem, "orientation tag")
     return orientation
 
 
 def _read(decoder: VideoDecoder, ref: ImageRef, where: str) -> np.ndarray:
+    check_pixel_limit(decoder.height, decoder.width, where)
     if not ref.upright:  # else the frame says how it is shown
         check_size(ref, decoder.height, decoder.width, where)
     assert ref.frame is not None
@@ -96,8 +95,8 @@ def _read(decoder: VideoDecoder, ref: ImageRef, where: str) -> np.ndarray:
     if orientation != 1 and not ref.upright:
         fail(
             where,
-            f"the video asks players to rotate it by {frame.rotation}° (EXIF's orientation {orientation}), and its masks "
-            "could be meant for either view",
+            f"the video asks players to rotate it by {frame.rotation}° (as EXIF's orientation {orientation}), and its "
+            "masks could be meant for either view",
             "orientation tag",
         )
     return turn(frame.to_ndarray(format="rgb24"), orientation)

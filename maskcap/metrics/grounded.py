@@ -61,7 +61,7 @@ class GroundedMetrics:
         _check(len(true_phrases), true_masks, "true")
         if not true_phrases:
             raise ValueError("an answer without true phrases has nothing that could be found: leave it out")
-        ious = pairwise_iou(masks, true_masks).cpu().numpy()
+        ious = pairwise_iou(masks, true_masks).cpu().double().numpy()
         words = np.array([[phrase_f1(said, true) for true in true_phrases] for said in phrases]).reshape(ious.shape)
         matched = {true: said for said, true in best_pairs(ious)}
         partners = [matched.get(true) for true in range(len(true_phrases))]

@@ -31,14 +31,14 @@ def mask_iou(pred: Tensor, true: Tensor) -> Tensor:
 def pairwise_iou(masks: Tensor, true_masks: Tensor) -> Tensor:
     """Intersection over union of every mask with every true one.
 
-    masks: (p, H, W), true_masks: (t, H, W), bool or 0/1 of any dtype, on the same device. Returns float64 (p, t) there;
-    two empty masks score 1. Raises ValueError when the shapes do not fit.
+    masks: (p, H, W), true_masks: (t, H, W), bool or 0/1 of any dtype, on the same device. Returns float (p, t) as
+    `mask_iou` does; two empty masks score 1. Raises ValueError when the shapes do not fit.
     """
     if masks.ndim != 3 or true_masks.ndim != 3 or masks.shape[1:] != true_masks.shape[1:]:
         raise ValueError(
             f"masks must be (p, H, W) and (t, H, W); predicted {tuple(masks.shape)}, true {tuple(true_masks.shape)}"
         )
-    exact = torch.float32 if masks.shape[1] * masks.shape[2] <= 2**24 else torch.float64  # whole numbers up to there
+    exact = torch.float32 if masks.shape[1] * masks.shape[2] <= 2**23 else torch.float64  # sums of two masks' pixels
     left, right = (_as_bool(each).flatten(1).to(exact) for each in (masks, true_masks))
     with torch.autocast(masks.device.type, enabled=False):  # sums of pixels do not fit half precision
         intersection = left @ right.T

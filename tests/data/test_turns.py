@@ -42,6 +42,13 @@ def test_good_turns_have_no_problem(record):
     assert list(bad_turns(record)) == []
 
 
+def test_tags_of_thousands_of_digits_are_words():
+    """Python refuses to read such numbers; up to six digits name a region."""
+    long = f"<region{'9' * 5000}> and <region1234567>"
+    assert named_regions((Turn(f"{long} and <region999999>", "yes"),)) == [999_998]
+    assert replace_tags(long, str) == long
+
+
 @pytest.mark.parametrize(
     ("turn", "message", "reason"),
     [

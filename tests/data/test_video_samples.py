@@ -94,6 +94,23 @@ def test_parts_of_a_batch_keep_their_frames(video, image_ref, region):
     assert only_images(batch, [0]).frames is None
 
 
+def test_a_video_without_regions_beside_one_with(video, image_ref):
+    """A conversation about a video: it has frames and no mask, in a batch, in a part of one, and alone."""
+    talk = Record("talk/train/1", video.frames[0], (), frames=video.frames, turns=(Turn("What moves?", "A box."),))
+    text = Record("text/train/1", None, (), turns=(Turn("Why?", "Because."),))
+    batch = normalise(collate([make(talk, frames_per_sample=3), make(text), make(video)]))
+    assert batch.groups == [(0, 3, 4), (1,), (2, 5)] and batch.mask_images == [2, 2, 5, 5]
+    part = only_images(batch, [0, 1])
+    assert part.groups == [(0, 2, 3), (1,)] and torch.equal(part.images, batch.images[[0, 1, 3, 4]])
+    assert part.masks.shape == (0, SIZE, SIZE) and part.mask_regions == part.mask_images == []
+    alone = only_images(part, [0])
+    assert alone.groups == [(0, 1, 2)] and alone.turns == [talk.turns] and alone.region_ids == []
+    assert torch.equal(alone.images, normalise(collate([make(talk, frames_per_sample=3)])).images)
+    assert only_images(part, [1]).groups is None
+    other = only_images(batch, [2])
+    assert other.groups == [(0, 1)] and torch.equal(other.masks, batch.masks)
+
+
 def test_conversations_follow_their_regions(image_ref, region):
     """The drawn regions' new numbers, in tags and phrases; the masks are the right ones."""
     regions = tuple(region(n, captions=()) for n in range(4))

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from maskcap.data.batch import Batch
-from maskcap.data.record import Phrase, Turn
 from maskcap.loops.base import StepContext, run_loops
 from maskcap.loops.caption_to_mask import CaptionToMask
 from maskcap.loops.dialogue import Dialogue
@@ -16,45 +15,8 @@ from maskcap.loops.mask_to_caption import MaskToCaption
 from maskcap.losses import caption_loss, dice_loss, resize_targets, sigmoid_ce_loss
 from maskcap.models.dialogue import answered
 from maskcap.models.mask_caption import MaskCaptionModel
-
-GROUNDED = Turn("Describe it.", "a red circle and a cross", (Phrase(0, 12, 1), Phrase(17, 24, 0)))
-ABOUT_TWO = (Turn("Is <region1> a cross?", "yes"), Turn("And <region2>?", "no"))
-
-
-@pytest.fixture
-def talks(tiny_batch: Batch) -> Batch:
-    """Sample 0 (regions 0, 1) has a grounded answer, sample 1 (region 2 and a new one) a video with two further frames
-    and a conversation of two turns, sample 2 a text without an image."""
-    generator = torch.Generator().manual_seed(3)
-    masks = torch.zeros(5, 64, 64)
-    masks[0, :30, 20:40] = 1
-    for number, start in enumerate((5, 15, 25, 35)):
-        masks[1 + number, start : start + 12, 10:50] = 1
-    nothing: list[str | None] = [None] * 4
-    return replace(
-        tiny_batch,
-        image1=torch.cat([tiny_batch.image1, torch.zeros(1, 3, 64, 64)]),
-        mask1=torch.cat([tiny_batch.mask1, masks[:1]]),
-        region_image=torch.tensor([0, 0, 1, 1]),
-        caption=nothing,
-        phrase=[None, None, "large green square", None],
-        question=nothing,
-        references=[()] * 4,
-        phrases=[(), (), ("large green square",), ()],
-        region_ids=["a", "b", "c", "d"],
-        keys=["gcg/train/0", "clips/train/1", "talk/train/2"],
-        sources=["gcg", "clips", "talk"],
-        sizes=[(64, 64)] * 3,
-        frames=torch.randn(2, 3, 64, 64, generator=generator),
-        frame_owner=(1, 1),
-        frame_masks=masks[1:],
-        frame_mask_region=(2, 2, 3, 3),
-        frame_mask_frame=(0, 1, 0, 1),
-        turns=[(GROUNDED,), ABOUT_TWO, (Turn("Why?", "because"),)],
-        empty=(False,) * 4,
-        blank=(False, False, True),
-        entries=["one", "two", "two"],
-    )
+from maskcap.training.used_images import only_images
+from tests.talks import GROUNDED
 
 
 def context(model: MaskCaptionModel, batch: Batch, *, by_entry: bool = False) -> StepContext:
@@ -221,3 +183,39 @@ def test_the_kth_seg_of_a_generated_answer_gives_the_kth_mask(tiny_model: MaskCa
     assert answers[0].mask_logits is not None
     assert torch.allclose(answers[0].mask_logits, expected, atol=1e-4)
     assert not torch.allclose(expected[0], expected[1], atol=1e-4)  # the second [SEG] has a mask of its own
+
+
+class Talkative(MaskCaptionModel):
+    """The same model, which says ten words of its own: it may not end before."""
+
+    def generate(self, encoded, questions, max_new_tokens=None, rule=None, reserve=0):
+        """Generates as ever, by a rule against the end."""
+        end = torch.tensor([self.vlm.tokenizer.convert_tokens_to_ids("<|im_end|>")])
+        return super().generate(encoded, questions, 10, lambda _, logits: logits.index_fill(1, end, -1e9))
+
+
+def test_answers_beside_others_are_those_of_each_alone(tiny_model: MaskCaptionModel, talks: Batch) -> None:
+    """A prompt without an image in one batch with prompts that keep theirs, a video's among them: validation says the
+    same of each sample as alone, and finds the same masks."""
+    scripted = Scripted(tiny_model.vlm, tiny_model.segmenter, grounding=True).eval()
+    talkative = Talkative(tiny_model.vlm, tiny_model.segmenter).eval()
+    seg = tiny_model.vlm.tokenizer.convert_tokens_to_ids("[SEG]")
+    scripted.script = [[seg]] * 3
+    for model in (talkative, scripted):
+        together = Dialogue().predict(model, talks, context(model, talks).encoded).answers
+        assert together is not None and [answer.image for answer in together] == [0, 1, 2]
+        for image, answer in enumerate(together):
+            part = only_images(talks, [image])
+            if model is scripted:
+                scripted.script = [[seg]]
+            (alone,) = Dialogue().predict(model, part, context(model, part).encoded).answers or []
+            assert (alone.text, alone.truncated, alone.phrases) == (answer.text, answer.truncated, answer.phrases)
+            assert (alone.mask_logits is None) == (answer.mask_logits is None) and alone.text
+            if answer.mask_logits is not None and alone.mask_logits is not None:
+                torch.testing.assert_close(answer.mask_logits, alone.mask_logits, rtol=1e-3, atol=1e-4)
+    assert all(answer.mask_logits is not None for answer in together)
+    # The text's prompt holds no image: with one, the mask that its answer asks for is another.
+    kept = only_images(replace(talks, blank=(False,) * 3), [2])
+    (seen,) = Dialogue().predict(scripted, kept, context(scripted, kept).encoded).answers or []
+    assert seen.mask_logits is not None and together[2].mask_logits is not None
+    assert not torch.allclose(seen.mask_logits, together[2].mask_logits, atol=1e-4)

@@ -69,7 +69,9 @@ def test_nothing_predicted_and_nothing_seen():
     assert metrics.compute()["miou"] == metrics.compute()["seg_aligned"] == 0
 
 
-def brute_force(said: list[str], masks: np.ndarray, true: list[str], true_masks: np.ndarray) -> tuple[int, int, float]:
+def brute_force(
+    said: list[str], masks: np.ndarray, true: list[str], true_masks: np.ndarray
+) -> tuple[float, float, float]:
     """Found phrases, found masks and ΣIoU, each the most that a matching reaches."""
     iou = np.array([[(a & b).sum() / max((a | b).sum(), 1) for b in true_masks] for a in masks])
     words = np.array([[phrase_f1(a, b) for b in true] for a in said])
@@ -80,7 +82,12 @@ def brute_force(said: list[str], masks: np.ndarray, true: list[str], true_masks:
         for cols in itertools.permutations(range(len(true)), small)
     ]
     both = (iou >= 0.5) & (words >= 0.5)
-    return tuple(max(sum(table[pair] for pair in each) for each in matchings) for table in (both, iou >= 0.5, iou))
+
+    def most(table: np.ndarray) -> float:
+        """The greatest sum over a matching."""
+        return max(float(sum(table[pair] for pair in each)) for each in matchings)
+
+    return most(both), most(iou >= 0.5), most(iou)
 
 
 def test_the_scores_are_those_of_the_best_matching():

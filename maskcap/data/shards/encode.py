@@ -13,6 +13,7 @@ import numpy as np
 from maskcap.data.record import ImageRef, Member, Record, Region, Segmentation, Turn
 from maskcap.data.rle import encode_mask
 from maskcap.data.shards.records import GROUP_FORMATS
+from maskcap.data.shards.runs import runs_of, write_run
 from maskcap.errors import MaskDecodeError
 
 
@@ -57,10 +58,16 @@ class _Tables:
         """The image's number."""
         image = self._name(ref)
         if image not in self.images:
-            entry = _image_json(self._places[ref.path], ref, self._files[ref.path].stored)
+            entry = self._image_json(ref)
             self.images[image] = entry | {"regions": []}
             self._images[image], self._regions[image] = len(self._images), {}
         return self._images[image]
+
+    def frames(self, refs: Sequence[ImageRef]) -> list[int | dict[str, Any]]:
+        """A video's frames: runs of one file in one entry each, others by the image's number."""
+        return [
+            write_run(run, self._image_json(run[0])) if len(run) > 1 else self.image(run[0]) for run in runs_of(refs)
+        ]
 
     def regions(self, ref: ImageRef, regions: Sequence[Region], key: str) -> list[int]:
         """The numbers of regions of an image that has one."""
@@ -89,12 +96,26 @@ class _Tables:
         return self._masks[text]
 
     def _name(self, ref: ImageRef) -> tuple[Any, ...]:
-        return self._places[ref.path], ref.height, ref.width, ref.frame
+        return self._places[ref.path], ref.height, ref.width, ref.frame, ref.upright
+
+    def _image_json(self, ref: ImageRef) -> dict[str, Any]:
+        entry: dict[str, Any] = {"file": self._places[ref.path], "height": ref.height, "width": ref.width}
+        if ref.frame is not None:
+            entry["frame"] = ref.frame
+        stored = self._files[ref.path].stored
+        if stored is not None:
+            entry["stored"] = list(stored)
+        if ref.upright:
+            entry["upright"] = True
+        return entry
 
 
 def _needs_format_2(record: Record) -> bool:
     """Whether a reader of format 1 would misread the record."""
-    return bool(record.frames or record.turns) or record.image1 is None or any(r.may_be_empty for r in record.regions1)
+    if record.frames or record.turns or record.image1 is None:
+        return True
+    refs, regions = record.image_refs, (*record.regions1, *(record.regions2 or ()))
+    return any(ref.upright for ref in refs) or any(region.may_be_empty for region in regions)
 
 
 def _record_json(record: Record, tables: _Tables) -> dict[str, Any]:
@@ -106,7 +127,7 @@ def _record_json(record: Record, tables: _Tables) -> dict[str, Any]:
         entry["image2"] = tables.image(record.image2)
         entry["regions2"] = tables.regions(record.image2, record.regions2, record.key)
     if record.frames:
-        entry["frames"] = [tables.image(frame) for frame in record.frames]
+        entry["frames"] = tables.frames(record.frames)
     if record.turns:
         entry["turns"] = [_turn_json(turn) for turn in record.turns]
     return entry
@@ -116,15 +137,6 @@ def _turn_json(turn: Turn) -> dict[str, Any]:
     entry: dict[str, Any] = {"question": turn.question, "answer": turn.answer}
     if turn.phrases:
         entry["phrases"] = [[phrase.start, phrase.end, phrase.region] for phrase in turn.phrases]
-    return entry
-
-
-def _image_json(file: int, ref: ImageRef, stored: tuple[int, int] | None) -> dict[str, Any]:
-    entry: dict[str, Any] = {"file": file, "height": ref.height, "width": ref.width}
-    if ref.frame is not None:
-        entry["frame"] = ref.frame
-    if stored is not None:
-        entry["stored"] = list(stored)
     return entry
 
 

@@ -13,7 +13,10 @@ from maskcap.data.shards.table import Table, read_table
 from maskcap.data.shards.tar import BLOCK
 from maskcap.errors import ShardError
 
-_SPAN = 2**22  # bytes of a group read at once; of more a sample needs a few files (a video's frames), or one large one
+# Bytes of a group that are read at once. Of more, its JSON says which files a sample needs: a video's frames are many
+# and few are drawn. One large file costs no more in two reads: 16 MiB of mp4 with its JSON, sha256 compared, took
+# 15.5 ms in two and 17.6 ms in one (local, in the page cache; without sha256 6.5 and 6.4 ms; from disk both 46 ms).
+_SPAN = 2**22
 
 
 def is_shard_set(folder: str) -> bool:

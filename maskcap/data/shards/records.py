@@ -13,20 +13,23 @@ Format 2 has more, and is written only where a record needs it, so that whoever 
 
      "masks":   [RLE or polygons, …],
      regions:   {…, "may_be_empty": true, "frame_masks": [0, 1, …]}     numbers in "masks"; "mask" is the first of them
-     records:   {…, "frames": [0, 1, …],                                numbers in "images"
+     images:    {…, "upright": true}                                    height and width are as viewers show it
+     records:   {…, "frames": [1, {"file": 0, "height": 720, "width": 1280, "first": 0, "count": 300, "step": 4}, …],
                  "turns": [{"question": "…", "answer": "…", "phrases": [[start, end, region], …]}, …]}
 
-and records without an image have neither "image1" nor "regions1".
+Frames are numbers in "images"; those that lie evenly in one file are one entry: the first, how many, how far apart
+("step", where it is not 1), and what else an image says. Records without an image have no "image1" and no "regions1".
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from maskcap.data.record import ImageRef, Member, Phrase, Record, Region, Turn
+from maskcap.data.shards.runs import frames_of
 from maskcap.data.shards.tar import BLOCK, padded
 from maskcap.errors import ShardError
 
@@ -55,7 +58,7 @@ class Group:
                 image1, regions1 = self._image(entry["image1"]), self._regions(entry["image1"], entry["regions1"])
             if "image2" in entry:
                 image2, regions2 = self._image(entry["image2"]), self._regions(entry["image2"], entry["regions2"])
-            frames = tuple(self._image(number) for number in entry.get("frames", ()))
+            frames = tuple(ref for each in entry.get("frames", ()) for ref in self._frames(each))
             turns = tuple(_turn(turn) for turn in entry.get("turns", ()))
             return Record(entry["key"], image1, regions1, image2, regions2, frames, turns)
         except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -63,14 +66,16 @@ class Group:
 
     def _image(self, number: int) -> ImageRef:
         image = self.content["images"][number]
-        stored = image.get("stored")
-        return ImageRef(
-            path=self.files[image["file"]],
-            height=image["height"],
-            width=image["width"],
-            frame=image.get("frame"),
-            stored=None if stored is None else (stored[0], stored[1]),
-        )
+        return self._refs(image, (image.get("frame"),))[0]
+
+    def _frames(self, entry: int | Mapping[str, Any]) -> Sequence[ImageRef]:
+        return (self._image(entry),) if isinstance(entry, int) else self._refs(entry, frames_of(entry))
+
+    def _refs(self, image: Mapping[str, Any], frames: Iterable[int | None]) -> list[ImageRef]:
+        path, height, width = self.files[image["file"]], image["height"], image["width"]
+        stored = (image["stored"][0], image["stored"][1]) if "stored" in image else None
+        upright = image.get("upright", False)
+        return [ImageRef(path, height, width, frame, stored, upright) for frame in frames]
 
     def _regions(self, image: int, numbers: Sequence[int]) -> tuple[Region, ...]:
         listed = self.content["images"][image]["regions"]

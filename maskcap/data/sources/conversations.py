@@ -68,8 +68,3 @@ def read_turns_about_all(
                 raise DataError(message, "empty caption")
         turns.append(turn)
     return tuple(turns)
-
-
-def characters(turns: tuple[Turn, ...]) -> int:
-    """How long all texts of a conversation are together."""
-    return sum(len(turn.question) + len(turn.answer) for turn in turns)

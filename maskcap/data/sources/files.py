@@ -147,9 +147,7 @@ class ImageFolders:
     def missing(self, name: str, where: object, what: str = "image") -> DataError:
         """The error for an image (or other file: `what`) that `find` does not find."""
         if _leaves(name):
-            problem = (
-                f"the {what} {name!r} is not below a folder. Write its path in the folder, without a leading / and .."
-            )
+            problem = f"the {what} {name!r} is not in the folder. Write its path from there, without a leading / and .."
             return DataError(f"{where}: {problem}.", "missing file")
         message = f"{where}: the {what} {name} is missing. {self._looked()} Fetch it, or remove what is said of it."
         return DataError(message, "missing file")

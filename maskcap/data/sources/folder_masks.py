@@ -66,8 +66,9 @@ def encode_values(values_HW: np.ndarray) -> dict[int, dict[str, Any]]:
     for value, runs in zip(values.tolist(), np.split(order, firsts[1:]), strict=True):
         if value:
             edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
-            counts = np.diff(edges, prepend=0, append=flat.size) if edges[-1] < flat.size else np.diff(edges, prepend=0)
-            rle: Any = coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+            rest = [flat.size] if edges[-1] < flat.size else []
+            runs_of: Any = {"size": [height, width], "counts": np.diff(np.concatenate([[0], edges, rest]))}
+            rle: Any = coco_mask.frPyObjects(runs_of, height, width)
             found[value] = {"size": [height, width], "counts": rle["counts"].decode("ascii")}
     return found
 

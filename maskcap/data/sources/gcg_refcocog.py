@@ -24,8 +24,9 @@ class GCGRefCOCOgSource(GCGSource):
 
     A sentence's place is looked for in the caption, whatever the case of either: as whole words, else anywhere. The
     second ref of a sentence is at the second place where it stands, and so on; refs beyond the last of these share it
-    with the one before, as one phrase with all masks, and are counted in `skipped`. The answer keeps the caption's case. Segmentations are polygons, rarely RLE; sizes
-    come from the images' headers when a record is asked for. See GCGSource for the records, keys and errors.
+    with the one before, as one phrase with all masks, and are counted in `skipped`. The answer keeps the caption's
+    case. Segmentations are polygons, rarely RLE; sizes come from the images' headers when a record is asked for. See
+    GCGSource for the records, keys and errors.
     """
 
     name = "gcg_refcocog"

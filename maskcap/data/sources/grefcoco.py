@@ -35,9 +35,9 @@ class GRefCOCOSource(ListedSource):
     here. A ref with `no_target` has an empty mask, `may_be_empty`.
 
     Keys are `"grefcoco/<split>/<image id>"`, region ids the ref ids. A record with a ref whose annotation is missing,
-    whose `no_target` denies its annotations or that has none without it, a -1 or null beside others, an empty sentence, a missing image or other
-    bad entries is bad (see `LenientSource`): asking for it raises DataError. So does a ref without an image id, which
-    has a record of its own, `".../ref <ref id>"`.
+    whose `no_target` denies its annotations or that has none without it, a -1 or null beside others, an empty sentence,
+    a missing image or other bad entries is bad (see `LenientSource`): asking for it raises DataError. So does a ref
+    without an image id, which has a record of its own, `".../ref <ref id>"`.
 
     Raises DataError for missing annotation files, a split that the file does not have, images of which none is found,
     and when every record is bad.

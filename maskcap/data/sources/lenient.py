@@ -88,13 +88,20 @@ class LenientSource(Sequence[Record]):
 class SlotSource(LenientSource, Generic[Slot]):
     """A source with a slot for each record: (key, what is known of it or what is wrong with it), in order.
 
-    annotation: the file, for messages. Raises DataError when every entry is bad.
+    annotation: the file, for messages. bad: what is wrong by index; None: it is looked for in the slots. Raises
+    DataError when every entry is bad.
     """
 
-    def __init__(self, slots: Sequence[tuple[str, Slot | DataError]], annotation: object) -> None:
+    def __init__(
+        self,
+        slots: Sequence[tuple[str, Slot | DataError]],
+        annotation: object,
+        bad: dict[int, DataError] | None = None,
+    ) -> None:
         self._slots = slots
         self._annotation = str(annotation)
-        self.bad = {i: slot for i, (_, slot) in enumerate(slots) if isinstance(slot, DataError)}
+        found = {i: slot for i, (_, slot) in enumerate(slots) if isinstance(slot, DataError)} if bad is None else bad
+        self.bad = found
         self._settle(annotation)
 
     def key_of(self, index: int) -> str:

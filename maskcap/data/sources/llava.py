@@ -5,22 +5,21 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskcap.data.image_sizes import image_size
-from maskcap.data.record import ImageRef, Record, Turn
-from maskcap.data.sources.conversations import characters, read_turns_about_all
+from maskcap.data.record import ImageRef, Record
+from maskcap.data.sources.conversations import read_turns_about_all
 from maskcap.data.sources.files import ImageFolders, require
 from maskcap.data.sources.json_entries import checked, keyed, names_in, read_entries
-from maskcap.data.sources.planned import Plan, TurnsSource
+from maskcap.data.sources.packed import Talk, TalkSource
 from maskcap.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 
-class LlavaSource(TurnsSource):
+class LlavaSource(TalkSource):
     """One record an entry `{id, image?, conversations[{from: human | gpt, value}]}`: its conversation as turns.
 
     annotation: the JSON list (or a `.jsonl`). images: the folder that entries' paths (`coco/train2017/1.jpg`) are
@@ -46,25 +45,15 @@ class LlavaSource(TurnsSource):
         folders = ImageFolders(images, exact=True)
         paths = folders.find_all(names_in(entries, "image"), path)
         skipped: Counter[str] = Counter()
-        slots: list[tuple[str, Plan | DataError]] = [
-            (key, _plan(entry, where, paths, folders, skipped)) for key, where, entry in keyed(entries, self.name, path)
-        ]
+        named = keyed(entries, self.name, path)
+        slots = ((key, _plan(entry, where, paths, folders, skipped)) for key, where, entry in named)
+        super().__init__(slots, path, _Plan)
         self.skipped = dict(skipped)
-        super().__init__(slots, path)
         logger.info("%s: %d records; skipped: %s", path.name, len(self), self.skipped or "nothing")
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(Talk):
     """A conversation and its image's file; None: it has no image."""
-
-    image: Path | None
-    turns: tuple[Turn, ...]
-
-    @property
-    def text_size(self) -> tuple[int, int]:
-        """(0 regions, characters of all texts)."""
-        return 0, characters(self.turns)
 
     def record(self, key: str) -> Record:
         """Reads the image's header. Raises ImageDecodeError."""

@@ -12,7 +12,7 @@ from maskcap.errors import DataError
 
 
 def read_masks(path: Path) -> dict[str, Any]:
-    """Annotation id as text → masks over the frames, unchecked. Raises DataError for a file that holds something else."""
+    """Annotation id as text → masks over the frames, unchecked. Raises DataError for another or unreadable file."""
     masks = read_json(path) if path.suffix == ".json" else read_plain_pickle(path)
     require(isinstance(masks, dict), path, "expected an object: annotation id → its masks over the frames")
     return {str(number): columns for number, columns in masks.items()}

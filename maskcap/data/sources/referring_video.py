@@ -146,8 +146,9 @@ def _drafts(videos: Mapping[str, Any], layout: VideoLayout, numbered: bool) -> I
         if numbered:
             # Not one bad record: every later video would get the masks of others.
             require(isinstance(expressions, dict), f"{layout.expressions}, video {name!r}", _NO_EXPRESSIONS)
-            annotations = {number: [count + i] for i, number in enumerate(sorted(expressions or ()))}
-            count += len(annotations)
+            numbers: list[str] = sorted(expressions or ())
+            annotations = {number: [count + i] for i, number in enumerate(numbers)}
+            count += len(numbers)
         yield _Draft(name, frames, expressions, annotations)
 
 

@@ -22,8 +22,8 @@ logger = logging.getLogger(__name__)
 class Sa2VAFinetuneSource(PlannedSource):
     """One record an entry `{"image", "mask": [[polygon, …], …], "text": [phrase, …]}`; phrase k is of mask k.
 
-    annotation: the JSON list (or a `.jsonl`). images: the folder of images, or several; names are looked for as written,
-        with the folders in them.
+    annotation: the JSON list (or a `.jsonl`). images: the folder of images, or several; names, and the folders in them,
+        are taken as they are written.
 
     A mask's polygons `[x0, y0, x1, y1, …]` in pixels are its parts, and united. The layout does not say how large an
     image is: its header is read when the record is asked for.

@@ -5,22 +5,21 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from maskcap.data.image_sizes import video_size
-from maskcap.data.record import ImageRef, Record, Turn
-from maskcap.data.sources.conversations import characters, read_turns_about_all
+from maskcap.data.record import ImageRef, Record
+from maskcap.data.sources.conversations import read_turns_about_all
 from maskcap.data.sources.files import ImageFolders, require
 from maskcap.data.sources.json_entries import checked, keyed, read_entries
-from maskcap.data.sources.planned import Plan, TurnsSource
+from maskcap.data.sources.packed import Talk, TalkSource
 from maskcap.errors import DataError
 
 logger = logging.getLogger(__name__)
 
 
-class VideoChatSource(TurnsSource):
+class VideoChatSource(TalkSource):
     """One record an entry `{video, conversations[{from: human | gpt, value}]}`: all frames of the video, and turns.
 
     annotation: the JSON list (or a `.jsonl`). videos: the folder that entries' paths are relative to, or several; they
@@ -46,28 +45,19 @@ class VideoChatSource(TurnsSource):
         entries = read_entries(path)
         folders = ImageFolders(videos, exact=True)
         skipped: Counter[str] = Counter()
-        slots: list[tuple[str, Plan | DataError]] = [
-            (key, _plan(entry, where, folders, skipped)) for key, where, entry in keyed(entries, self.name, path)
-        ]
+        named = keyed(entries, self.name, path)
+        slots = ((key, _plan(entry, where, folders, skipped)) for key, where, entry in named)
+        super().__init__(slots, path, _Plan)
         self.skipped = dict(skipped)
-        super().__init__(slots, path)
         logger.info("%s: %d records; skipped: %s", path.name, len(self), self.skipped or "nothing")
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(Talk):
     """A conversation and its video's file."""
-
-    image: Path
-    turns: tuple[Turn, ...]
-
-    @property
-    def text_size(self) -> tuple[int, int]:
-        """(0 regions, characters of all texts)."""
-        return 0, characters(self.turns)
 
     def record(self, key: str) -> Record:
         """Counts the video's frames. Raises ImageDecodeError."""
+        assert self.image is not None  # every entry has a video
         count, height, width = video_size(self.image, f"{key}: {self.image}", upright=True)
         frames = tuple(ImageRef(self.image, height, width, number, upright=True) for number in range(count))
         return Record(key, frames[0], (), frames=frames, turns=self.turns)

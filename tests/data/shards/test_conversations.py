@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from maskcap.data.images import read_image
-from maskcap.data.record import Record
+from maskcap.data.record import Member, Record
 from maskcap.data.rle import decode_mask, empty_rle
 from maskcap.data.shards import ShardSource
+from maskcap.data.shards.encode import StoredFile, encode_group
 from maskcap.data.shards.index import SetIndex, Sidecar
+from maskcap.data.shards.records import decode_group
 from maskcap.data.shards.write import write_shards
 from maskcap.data.source_facts import source_has_turns, text_size
 from maskcap.errors import DataError
@@ -70,6 +72,66 @@ def test_a_video_file_is_stored_once_for_all_its_frames(source, spoken_records, 
     (there,) = ShardSource(tmp_path / "out")
     assert [ref.frame for ref in there.frames] == [0, 8, 20] and there.image1 == there.frames[0]
     assert np.array_equal(read_image(there.frames[2]), read_image(frames[2]))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "written"),
+    [
+        (range(1000), [(0, 1000, 1)]),
+        (range(2, 60, 4), [(2, 15, 4)]),
+        ((0, 1, 2, 4, 6, 5), [(0, 3, 1), (4, 2, 2), 1]),
+        ((3, 3, 2, 1), [0, (3, 3, -1)]),
+        ((7,), [0]),
+    ],
+)
+def test_frames_that_lie_evenly_are_one_entry(source, spoken_records, tmp_path: Path, numbers, written):
+    still = source("sav", 1)[0].image1
+    files = {still.path: StoredFile("0.mp4", b"", "00" * 32)}
+    frames = tuple(replace(still, frame=number) for number in numbers)
+    record = Record("videos/train/0", frames[0], (), frames=frames, turns=spoken_records[2].turns)
+    data = encode_group([record], files)
+    entries = json.loads(data)["records"][0]["frames"]
+    found = [each if isinstance(each, int) else (each["first"], each["count"], each.get("step", 1)) for each in entries]
+    assert found == written and len(data) < 900
+    there = decode_group(data, Member("a.tar", "0.json", 512, len(data))).record(0)
+    assert there.frames == tuple(replace(frame, path=there.image1.path) for frame in frames)  # type: ignore[union-attr]
+
+
+def test_frames_of_other_files_and_sizes_are_other_entries(image_ref, source, spoken_records):
+    still = source("sav", 1)[0].image1
+    wide = replace(still, width=still.width + 2)
+    frames = (still, replace(still, frame=1), replace(wide, frame=2), replace(wide, frame=3, upright=True))
+    frames = (*frames, image_ref("one"), image_ref("two"))
+    files = {ref.path: StoredFile(f"{i}.bin", b"", "00" * 32) for i, ref in enumerate(frames)}
+    record = Record("videos/train/0", frames[0], (), frames=frames, turns=spoken_records[2].turns)
+    data = encode_group([record], files)
+    entries = json.loads(data)["records"][0]["frames"]
+    assert [type(each) for each in entries] == [dict, int, int, int, int]
+    there = decode_group(data, Member("a.tar", "0.json", 512, len(data))).record(0)
+    told = [(ref.height, ref.width, ref.frame, ref.upright) for ref in there.frames]
+    assert told == [(ref.height, ref.width, ref.frame, ref.upright) for ref in frames]
+    assert len({ref.path for ref in there.frames}) == 3
+
+
+@pytest.mark.parametrize("part", ["upright", "empty", "other frame"])
+def test_what_format_1_cannot_say_is_format_2(tiny_source, spoken_records, part: str):
+    (plain,) = tiny_source(1).records
+    files = {plain.image1.path: StoredFile("0.png", b"", "00" * 32)}
+    record = replace(plain, image2=plain.image1, regions2=plain.regions1)
+    assert json.loads(encode_group([record], files))["format"] == 1
+    free = tuple(replace(region, may_be_empty=True) for region in plain.regions1)
+    changed = {
+        "upright": replace(record, image1=replace(plain.image1, upright=True)),
+        "empty": replace(record, regions1=free),
+        "other frame": replace(record, regions2=free),
+    }[part]
+    data = encode_group([changed], files)
+    assert json.loads(data)["format"] == 2
+    there = decode_group(data, Member("a.tar", "0.json", 512, len(data))).record(0)
+    assert [ref.upright for ref in there.image_refs] == [ref.upright for ref in changed.image_refs]
+    for regions, wanted in ((there.regions1, changed.regions1), (there.regions2, changed.regions2)):
+        assert regions is not None and wanted is not None
+        assert [region.may_be_empty for region in regions] == [region.may_be_empty for region in wanted]
 
 
 def test_words_of_turns_are_no_captions(spoken_records, tmp_path: Path):

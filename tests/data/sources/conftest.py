@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,8 @@ from pycocotools import mask as coco
 
 from maskcap.data.record import Record
 from maskcap.data.rle import decode_mask, encode_mask
+from maskcap.data.sources import ReferringVideoSource
+from tests.data.sources.referring import mevis_of, ref_youtube_vos_of
 
 HEIGHT, WIDTH = 20, 30
 
@@ -99,3 +102,15 @@ def masks_of() -> Callable[[Record], list[np.ndarray]]:
         ]
 
     return read
+
+
+@pytest.fixture
+def mevis(tmp_path: Path) -> Callable[..., ReferringVideoSource]:
+    """mevis(expressions of "dance", its frames=None, **options) → source; see `mevis_of`."""
+    return functools.partial(mevis_of, tmp_path)
+
+
+@pytest.fixture
+def ref_youtube_vos(tmp_path: Path) -> Callable[..., ReferringVideoSource]:
+    """ref_youtube_vos(content of mask_dict.pkl, **options) → source; see `ref_youtube_vos_of`."""
+    return functools.partial(ref_youtube_vos_of, tmp_path)

@@ -116,6 +116,12 @@ def test_a_line_that_is_no_json_and_files_that_are_no_list(images: Path):
         DescribeAnythingSource(write(images, TOLD), images.parent)
 
 
+def test_a_line_that_is_no_json_is_named_by_sa2vas_too(images: Path):
+    path = write(images, MEANT, "annotations.jsonl")
+    path.write_text(path.read_text() + "{'image'}\n")
+    assert f"{path}, line 3: not valid JSON" in str(Sa2VAFinetuneSource(path, images).bad[2])
+
+
 MEANT = [
     {
         "image": "a.jpg",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
+from maskcap.data.images import read_image
 from maskcap.data.sample import make_sample
 from maskcap.data.sources import LlavaSource
+from maskcap.data.turns import bad_turns
 from maskcap.errors import DataError
 
 
@@ -26,7 +29,7 @@ BAD_TALKS = [
     ([{"from": "human", "value": 7}], "must have texts as 'value'"),
     ("hello", "'conversations' must be a list of objects"),
     ([], "the conversation has no question with an answer"),
-    (_talk("<image>", "A"), "the question of turn 1 is empty"),
+    (_talk(" ", "A"), "the question of turn 1 is empty"),
     (_talk("Q", "A", "Q2", "  "), "the answer of turn 2 is empty"),
 ]
 
@@ -86,6 +89,42 @@ def test_llava_takes_paths_as_they_are_written(llava):
         source[1]
 
 
+def test_llava_strips_its_own_placeholder_alone(llava):
+    texts = (
+        "<image>\nIs <image> a tag, or <video>?", "<image> is.", "<video>\nIs <region3> one?", "<region3> is not.",
+        "And the end?<image> ", "Yes.",
+    )  # fmt: skip
+    source = llava({"image": "coco/train2017/1.jpg", "conversations": _talk(*texts)}, {"conversations": _talk(*texts)})
+    assert _said(source[0]) == [
+        ("Is <image> a tag, or <video>?", "<image> is."),
+        ("<video>\nIs region 3 one?", "<region3> is not."),
+        ("And the end?", "Yes."),
+    ]
+    assert _said(source[1]) == [  # without an image nothing stands for one
+        ("<image>\nIs <image> a tag, or <video>?", "<image> is."),
+        ("<video>\nIs region 3 one?", "<region3> is not."),
+        ("And the end?<image>", "Yes."),
+    ]
+    assert source.bad == {} and source.skipped == {"questions whose <regionN> was written in words": 2}
+    assert [list(bad_turns(record)) for record in source] == [[], []]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_llavas_images_are_seen_as_viewers_show_them(llava, tmp_path, orientation):
+    path = tmp_path / "gqa/images/1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = np.zeros((20, 30, 3), np.uint8)
+    stored[:8, :8] = 250  # one corner tells all eight views apart but for transposition, the bar the rest
+    stored[:8, 16:] = 120
+    Image.fromarray(stored).save(path, exif=exif, quality=95)
+    ref = llava({"image": "gqa/images/1.jpg", "conversations": _talk("Q", "A")})[0].image1
+    with Image.open(path) as opened:
+        expected = np.array(ImageOps.exif_transpose(opened).convert("RGB")).astype(int)
+    assert (ref.height, ref.width) == expected.shape[:2] == ((20, 30) if orientation < 5 else (30, 20))
+    assert np.abs(read_image(ref).astype(int) - expected).max() <= 2
+
+
 @pytest.mark.parametrize(("talk", "problem"), BAD_TALKS)
 def test_llava_conversations_that_are_none_are_named(llava, talk, problem):
     source = llava({"id": "g", "conversations": _talk("Q", "A")}, {"id": "b", "conversations": talk})
@@ -97,8 +136,10 @@ def test_llava_conversations_that_are_none_are_named(llava, talk, problem):
 
 def test_llava_entries_that_do_not_fit_are_named(llava, tmp_path):
     good = {"id": "g", "image": "coco/train2017/1.jpg", "conversations": _talk("Q", "A")}
-    source = llava(good, "what?", {**good, "image": 7}, {"conversations": _talk("<image>\nQ", "A")})
-    problems = {1: "expected an object", 2: "'image' must be a path", 3: "has an <image> placeholder"}
+    alone = {**good, "conversations": _talk("<image>", "A")}
+    source = llava(good, "what?", {**good, "image": 7}, alone, {"image": good["image"]}, {**good, "image": "/1.jpg"})
+    problems = {1: "expected an object", 2: "'image' must be a path", 3: "the question of turn 1 is empty"}
+    problems |= {4: "expected an object with 'conversations'", 5: "the image '/1.jpg' is not in the folder"}
     assert {i: problem in str(source.bad[i]) for i, problem in problems.items()} == dict.fromkeys(problems, True)
     (tmp_path / "coco/train2017/1.jpg").write_bytes(b"torn")
     with pytest.raises(DataError, match=r"llava/.*/g: .*1\.jpg: the image's header cannot be read"):

@@ -81,6 +81,26 @@ def test_descriptions_lose_their_leading_tag(make, rle):
     assert source.skipped == {"descriptions that name several regions": 1, "regions left without an answer": 1}
 
 
+@pytest.mark.parametrize(
+    ("text", "caption"),
+    [
+        ("<region1>: <region1> is a dog", "this region is a dog"),
+        ("<region1> <region1>: a dog", "this region: a dog"),
+        (" <region1>:a dog <region1>. ", "a dog this region."),
+        ("a dog, <region1>", "a dog, this region"),
+        (f"<region{'1' * 5000}> is a dog", f"<region{'1' * 5000}> is a dog"),
+    ],
+)
+def test_a_description_loses_one_leading_tag_alone(make, rle, text, caption):
+    assert make("detail", [_entry(rle, description=[text])])[0].regions1[0].captions == (caption,)
+
+
+def test_an_answer_loses_one_leading_tag_and_a_question_its_image_alone(make, rle):
+    texts = ("<image>\nIs <video> a tag of <region1>?", "<region1>: <region1> is one.")
+    (region,) = make("osprey_conversation", [_entry(rle, conversations=_turns(*texts))])[0].regions1
+    assert (region.questions, region.captions) == (("Is <video> a tag of this region?",), ("this region is one.",))
+
+
 def test_lvis_yes_and_no_is_not_referring(make, rle):
     source = make("osprey_lvis_positive_negative", [_entry(rle, conversations=_turns("Is <region1> a dog?", "No."))])
     assert source.kind == "lvis" and not source[0].regions1[0].referring

@@ -107,6 +107,14 @@ def test_each_description_is_a_turn(make, entry):
     assert [region.captions for region in record.regions1] == [(), ()]
 
 
+def test_only_the_image_is_taken_out_of_questions_and_one_tag_of_descriptions(make, entry):
+    talk = _turns("<image>\nA <video> of <region1>?", "<region1> is none.", f"<region{'2' * 5000}>?", "No.")
+    record = make("osprey_conversation", entry(1, conversations=talk))[0]
+    assert _said(record) == [("A <video> of <region1>?", "region 1 is none."), (f"<region{'2' * 5000}>?", "No.")]
+    record = make("osprey_detail", entry(1, description=["<region1>: <region1> is a dog."]))[0]
+    assert _said(record)[0][1] == "region 1 is a dog."
+
+
 BAD = [
     (_turns("What is <region3>?", "x"), "the text names region 3, but 'annotation' has 2"),
     (_turns("What?", "see <region0>"), "the text names region 0"),

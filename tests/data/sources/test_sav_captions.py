@@ -138,7 +138,11 @@ GOOD = entry("sav_000001", _0="box")
         (entry("sav_000002", _7="x"), "unknown object", "no object 7: .*sav_000002_manual.json has 3, numbered from 0"),
         (entry("sav_000002", _1=" "), "empty caption", "object '1': 'formated' is empty"),
         (entry("sav_000002", _1=3), "malformed record", "object '1': 'formated' must be a text"),
-        (entry("sav_000002", **{"_" + "9" * 5000: "x"}), "malformed record", "object '9{40}': an object's id is its column"),
+        (
+            entry("sav_000002", **{"_" + "9" * 5000: "x"}),
+            "malformed record",
+            "object '9{40}': an object's id is its column",
+        ),
         (entry("sav_000002", _0="x", _00="y"), "duplicate key", "object '00': column 0 is named twice"),
         (entry("sav_000002", _x="x"), "malformed record", "object 'x': an object's id is its column"),
         (entry("sav_000002", "auto", _0="x"), "malformed record", "of auto annotations, but manual is read. Set"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import av
@@ -72,6 +73,24 @@ def test_videochat_has_turns_about_a_videos_frames(videochat, tmp_path):
     assert source.image_of(0) == source.image_of(1) == path and source.text_size_of(1) == (0, 27 - 1)
     sample = make_sample(record, np.random.default_rng(0), image_size=16, frames_per_sample=5, frame_choice="middle")
     assert sample["frames"].shape == (4, 3, 16, 16) and sample["turns"] == record.turns
+
+
+def test_videochat_strips_what_stands_for_the_video_alone(videochat):
+    texts = "<video>\nIs <video> or <region2> one?", "<video> is.", "<image>\nWhy?\n<video>", "Because."
+    source = videochat({"video": "Activity_Videos/v_1.mp4", "conversations": _talk(*texts)})
+    assert _said(source[0]) == [("Is <video> or region 2 one?", "<video> is."), ("Why?", "Because.")]
+    assert source.skipped == {"questions whose <regionN> was written in words": 1}
+
+
+def test_a_video_on_its_side_is_seen_as_players_show_it(videochat, tmp_path):
+    path = tmp_path / "Activity_Videos" / "v_1.mp4"
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # ISO 14496-12: the matrix {a, b, u, c, d, v, x, y, w} of a version 0 header
+    data[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, HEIGHT << 16, 0, 1 << 30)
+    path.write_bytes(data)
+    record = videochat({"video": "Activity_Videos/v_1.mp4", "conversations": _talk("Q", "A")})[0]
+    assert [(ref.height, ref.width) for ref in record.frames] == [(WIDTH, HEIGHT)] * FRAMES
+    assert read_image(record.frames[4]).shape == (WIDTH, HEIGHT, 3)
 
 
 def test_videochat_building_opens_no_video(videochat, tmp_path):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from maskcap.data.batch import Batch
 from maskcap.loops.base import Ask, StepContext
+from maskcap.loops.dialogue import Dialogue
 from maskcap.loops.outputs import LoopOutput
 from maskcap.loops.prompt_to_mask import PromptToMask, mask_boxes
 from maskcap.models.mask_caption import MaskCaptionModel
@@ -116,10 +117,22 @@ class NoMemory(_Faulty):
         """As torch raises it."""
         if len(batch.region_ids) <= self.fit:
             return output
-        if not self.in_backward:
-            raise torch.OutOfMemoryError("injected")
-        parts = {name: (weight, _no_room(value)) for name, (weight, value) in output.parts.items()}
-        return replace(output, loss=_no_room(output.loss), parts=parts)
+        return _full(output, self.in_backward)
+
+
+@dataclass(eq=False)
+class NoRoomToTalk(Dialogue):
+    """Out of memory for more than `fit` samples at a time, in the forward, or in the backward alone."""
+
+    fit: int = 1
+    in_backward: bool = False
+
+    def ask(self, model: MaskCaptionModel, batch: Batch, context: StepContext) -> Ask:
+        """As its parent; what it finishes with does not fit."""
+        asked = super().ask(model, batch, context)
+        if len(batch.keys) <= self.fit:
+            return asked
+        return replace(asked, finish=lambda reading: _full(asked.finish(reading), self.in_backward))
 
 
 class _FullBackward(torch.autograd.Function):
@@ -132,6 +145,13 @@ class _FullBackward(torch.autograd.Function):
     @staticmethod
     def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         raise torch.OutOfMemoryError("injected")
+
+
+def _full(output: LoopOutput, in_backward: bool) -> LoopOutput:
+    if not in_backward:
+        raise torch.OutOfMemoryError("injected")
+    parts = {name: (weight, _no_room(value)) for name, (weight, value) in output.parts.items()}
+    return replace(output, loss=_no_room(output.loss), parts=parts)
 
 
 def _no_room(value: torch.Tensor) -> torch.Tensor:
