@@ -46,3 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"error: unknown command {given[0]!r}{did_you_mean(given[0], list(COMMANDS))}", file=sys.stderr)
         print(HELP, end="", file=sys.stderr)
         raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from maskcap.doctor.every_kind import batch_of_every_kind
 from maskcap.doctor.findings import Finding, Patient
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ def check_device(patient: Patient) -> Finding:
 def check_data(patient: Patient) -> Finding:
     """Draws or finds the data, and loads a batch as training does; makes the batch.
 
+    Where several sources have more than captioned regions, it has every kind of sample that their first records have.
+
     Raises ConfigError and DataError, which name the record.
     """
     from maskcap.cli.build import needs_own_format
@@ -52,11 +55,16 @@ def check_data(patient: Patient) -> Finding:
     data.prepare_data()
     data.setup("fit")
     sources = {name: len(source) for name, source in data.train_sources.items()}
-    loader = data.train_dataloader()
-    try:
-        batch, seen = _first_with_words(loader, _words_of(data))
-    finally:
-        data.teardown()
+    kinds: dict[str, list[str]] = {}
+    if len(sources) > 1 and any(data.has_turns("train").values()):
+        batch, kinds = batch_of_every_kind(data, patient.images)
+        seen = 1
+    else:
+        loader = data.train_dataloader()
+        try:
+            batch, seen = _first_with_words(loader, _words_of(data))
+        finally:
+            data.teardown()
     moved = data.on_after_batch_transfer(batch.to(patient.device), 0)
     patient.data, patient.batch = data, moved
     captions = sum(caption is not None for caption in batch.caption)
@@ -65,11 +73,13 @@ def check_data(patient: Patient) -> Finding:
     turns, frames = sum(map(len, batch.turns)), len(batch.frame_owner)
     facts |= {"phrases": phrases, "image_size": batch.image1.shape[-1], "batches_read": seen}
     facts |= {"turns": turns, "further_frames": frames, "without_image": sum(batch.blank)}
+    facts |= {"kinds": kinds} if kinds else {}
     listed = ", ".join(f"{name} {count}" for name, count in sources.items())
     said = f"{listed} records; a batch of {len(batch.keys)} images, {len(batch.region_ids)} regions, "
     said += f"{captions} captions, {phrases} phrases"
     said += f", {turns} turns" if turns else ""
     said += f", {frames} further frames" if frames else ""
+    said += f"; with {', '.join(sorted(set().union(*kinds.values())))}" if kinds else ""
     filled = moved.mask1.flatten(1).any(1).tolist()
     empty = sum(not (some or moved.is_empty(region)) for region, some in enumerate(filled))
     if not (batch.region_ids or turns) or empty:

@@ -13,7 +13,11 @@ from rich.console import Console
 log = logging.getLogger(__name__)
 
 SHORT_NAMES = {"mask_to_caption": "caption", "caption_to_mask": "mask", "prompt_to_mask": "prompt"}
-_MAIN_SCORES = ("val/miou", "val/ciou", "val/caption_exact", "val/caption_f1", "val/cycle_miou", "val/cross_frame_miou")
+_MAIN_SCORES = (
+    *("val/miou", "val/ciou", "val/no_target_accuracy", "val/caption_exact", "val/caption_f1", "val/answer_exact"),
+    *("val/answer_f1", "val/gcg_phrase_recall", "val/gcg_miou", "val/cycle_miou", "val/cross_frame_miou"),
+)
+_FEW = 4  # of the scores of other sets, where the one called main has none
 
 
 class RichBars(RichProgressBar):
@@ -87,7 +91,9 @@ class RichBars(RichProgressBar):
         if self._terminal or trainer.sanity_checking or not trainer.is_global_zero:
             return
         scores = trainer.callback_metrics
-        numbers = "  ".join(f"{name} {float(scores[name]):.3f}" for name in _MAIN_SCORES if name in scores)
+        shown = [name for name in _MAIN_SCORES if name in scores]
+        shown = shown or [name for name in scores if name.startswith("val/")][:_FEW]
+        numbers = "  ".join(f"{name} {float(scores[name]):.3f}" for name in shown)
         log.info("step %d  validation  %s", trainer.global_step, numbers)
 
 
