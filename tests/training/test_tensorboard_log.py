@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import resource
 import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ def scalars(logger: TensorBoardLog) -> list[int]:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_costs_curves_and_not_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    others = set(threading.enumerate())
     logger = TensorBoardLog(str(tmp_path), name="", version="tensorboard")
     logger.log_hyperparams({"lr": 0.5})
     logger.log_metrics({"loss": 1.0}, 0)
@@ -56,3 +58,5 @@ def test_a_full_disk_costs_curves_and_not_the_run(tmp_path: Path, caplog: pytest
     logger.log_metrics({"loss": 1.0}, 31)
     logger.finalize("success")
     assert scalars(logger)[0] == 0 and scalars(logger)[-1] == 31
+    for thread in set(threading.enumerate()) - others:  # or their last errors would be another test's
+        thread.join(5)
