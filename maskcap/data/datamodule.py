@@ -109,29 +109,19 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
             "test": parse_entries(test or {}, "data.test"),
         }
         self._limits: dict[Part, int | None] = {"train": limit_train, "val": limit_val, "test": None}
-        counts = {"batch_size": batch_size, "val_batch_size": val_batch_size, "samples_per_epoch": samples_per_epoch}
-        counts |= {"limit_train": limit_train, "limit_val": limit_val, "prefetch": prefetch}
-        for name, count in counts.items():
-            if count is not None and count < 1:
-                raise ConfigError(f"data.{name}={count}: needs at least 1")
-        if num_workers < 0 or seed < 0:
-            raise ConfigError(f"data.num_workers={num_workers}, data.seed={seed}: neither may be negative")
-        self._train_samples = SampleOptions(
-            image_size, regions_per_image, caption_choice, phrase_choice, frames_per_sample
+        _check_least(1, batch_size=batch_size, val_batch_size=val_batch_size, samples_per_epoch=samples_per_epoch)
+        _check_least(1, limit_train=limit_train, limit_val=limit_val, prefetch=prefetch)
+        _check_least(0, num_workers=num_workers, seed=seed)
+        drawn = SampleOptions(image_size, regions_per_image, caption_choice, phrase_choice, frames_per_sample)
+        self._train_samples = drawn
+        self._eval_samples = replace(
+            drawn,
+            regions_per_image=val_regions_per_image,
+            caption_choice=val_caption_choice or caption_choice,
+            phrase_choice=val_phrase_choice or phrase_choice,
+            frame_choice="middle",
         )
-        self._eval_samples = SampleOptions(
-            image_size,
-            val_regions_per_image,
-            val_caption_choice or caption_choice,
-            val_phrase_choice or phrase_choice,
-            frames_per_sample,
-            "middle",
-        )
-        if format == "sa2va":
-            self._train_samples = replace(self._train_samples, sa2va=drawn_as(sa2va, self._train_samples))
-            self._eval_samples = replace(self._eval_samples, sa2va=drawn_as(sa2va, self._eval_samples, once=False))
-        elif format != "maskcap":
-            raise ConfigError(f'data.format={format!r}: choose "maskcap" or "sa2va"')
+        self._choose_format(format, sa2va)
         self.format = format
         self.image_size = image_size
         self.batch_size = batch_size
@@ -147,6 +137,13 @@ class MaskCaptionDataModule(lightning.LightningDataModule):
         self._prepare = prepare
         self._sources: dict[Part, dict[str, Sequence[Record]]] = {}
         self._open: list[TrainLoader | EvalLoader] = []
+
+    def _choose_format(self, format: str, sa2va: Sa2VAOptions | None) -> None:
+        if format == "sa2va":
+            self._train_samples = replace(self._train_samples, sa2va=drawn_as(sa2va, self._train_samples))
+            self._eval_samples = replace(self._eval_samples, sa2va=drawn_as(sa2va, self._eval_samples, once=False))
+        elif format != "maskcap":
+            raise ConfigError(f'data.format={format!r}: choose "maskcap" or "sa2va"')
 
     @property
     def val_names(self) -> list[str]:
@@ -378,6 +375,13 @@ class OspreyDataModule(MaskCaptionDataModule):
         make = functools.partial(OspreySource, annotation, images, **dict(source_options or {}))
         train, val = _held_out(make, val_fraction)
         super().__init__(train, val, **kwargs)
+
+
+def _check_least(least: int, **counts: int | None) -> None:
+    """Raise ConfigError for a setting of the module that is below `least`; None is none."""
+    for name, count in counts.items():
+        if count is not None and count < least:
+            raise ConfigError(f"data.{name}={count}: needs at least {least}")
 
 
 def _held_out(make: MakeSource, fraction: float) -> tuple[dict[str, SourceEntry], dict[str, SourceEntry]]:

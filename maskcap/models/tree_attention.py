@@ -42,6 +42,7 @@ class TreeMask:
         tree, branch = self.tree, self.branch
 
         def allowed(row: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            """Whether a query may see a key, by their places: what FlexAttention calls a mask_mod."""
             same_tree = tree[row, query] == tree[row, key]
             reachable = (branch[row, key] == 0) | (branch[row, query] == branch[row, key])
             return same_tree & reachable & (query >= key)

@@ -7,6 +7,7 @@ so that every worker ends with a copy of all of them.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from maskcap.errors import DataError
 
 
 @dataclass(frozen=True)
-class Talk:
+class Talk(ABC):
     """A conversation and the file of its image or video; None: it has none. Layouts say how that becomes a record."""
 
     image: Path | None
@@ -30,9 +31,9 @@ class Talk:
         """(0 regions, characters of all texts)."""
         return 0, sum(len(turn.question) + len(turn.answer) for turn in self.turns)
 
+    @abstractmethod
     def record(self, key: str) -> Record:
         """The record; reads what its file alone says, such as a size. Raises DataError."""
-        raise NotImplementedError
 
 
 class TalkSource(TurnsSource):
